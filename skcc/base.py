@@ -1,0 +1,548 @@
+"""The scikit-learn face that all methods share.
+
+It turns X into a store, resolves every "auto", lets the engine train what the method's
+`_phases` yields, and answers predict, transform and score from the fitted weights. It knows no
+paper and holds no training loop.
+"""
+
+import copy
+import itertools
+import threading
+import warnings
+from collections.abc import Iterator
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import entr
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+from torch.nn import functional as F
+
+from skcc import data, defaults, engine
+from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
+from skcc.backbones import BACKBONES
+from skcc.callbacks import Progress
+from skcc.checkpoint import Checkpoint, fingerprint
+from skcc.objective import Objective
+from skcc.parameters import demand_choice, demand_integer, demand_real
+
+SWALLOWED = 0.9  # a cluster with this share of the samples is called a collapse
+_NOT_RESULTS = {"checkpoint_dir", "device", "n_jobs", "precision", "verbose"}
+_building = threading.Lock()  # the initial weights come from torch's global generator
+
+
+class _Live:
+    """The module on its device; a cache that can be rebuilt from the weights."""
+
+    def __init__(self, objective: Objective | None = None):
+        self.objective = objective
+
+
+class BaseDeepClusterer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    """Base of all estimators; a subclass has a constructor and `_phases`."""
+
+    def _phases(
+        self, backbone: nn.Module, n_features: int, settings: dict
+    ) -> Iterator[tuple[Objective, dict]]:
+        """What is trained, in order; the last objective is the one that predicts.
+
+        Parameters
+        ----------
+        backbone : nn.Module
+            From views to features; new.
+
+        n_features : int
+            Width of the features.
+
+        settings : dict
+            Keyword arguments for `skcc.engine.train`: epochs, batch_size, learning_rate,
+            weight_decay, schedule.
+
+        Yields
+        ------
+        objective : Objective
+            What the engine trains.
+
+        settings : dict
+            For this phase.
+        """
+        raise NotImplementedError
+
+    # -- fit --------------------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Train on images, and cluster them.
+
+        Ctrl-C ends training early and keeps what was learned.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            The images, as one of
+
+            - an array or tensor of shape (n, height, width), (n, height, width, channels) or
+              (n, channels, height, width): integers from 0 to 255 or floats from 0 to 1. The
+              channels are the last axis if it has 1 to 4 entries, else the first if that has,
+              else the axis that differs from the two others, else `image_shape` must tell;
+            - a list or array of paths, or one path of a folder, searched recursively;
+            - a list of PIL images of any sizes;
+            - a table of shape (n, height * width * channels) together with `image_shape`, of
+              any range of values.
+
+            A table without `image_shape` holds vectors, one per row.
+
+            Files and PIL images are made upright, laid on white where they are transparent,
+            reduced to gray if none of them has colour, and, if their sizes differ, cut to the
+            central square and resized. `X` itself is never changed.
+
+        y : None
+            Ignored; scikit-learn passes it.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range; or if X is empty, has fewer samples than
+            `n_clusters`, holds NaN, infinite or complex values or floating-point images outside
+            [0, 1], or images of different shapes or numbers of channels.
+
+        TypeError
+            If X is sparse, or holds objects that are no images.
+
+        skcc.data.ImageReadError
+            If a file is missing or cannot be decoded. It is an OSError and a ValueError.
+
+        FloatingPointError
+            If the loss is no longer finite.
+        """
+        self._check_parameters()
+        device = engine.resolve_device(self.device)
+        store, fmt = self._read(X, known=None, device=device)
+        n = len(store)
+        if n < max(2, self.n_clusters):
+            raise ValueError(
+                f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
+            )
+        self._format = fmt
+        self._fitted_with = self.get_params(deep=False)
+        self.settings_ = self._resolve(store, device)
+        self.image_shape_ = fmt.shape if fmt.is_image else None
+        self._warn_about_batch(n)
+        resident = store.to(device)
+        objective, self.history_ = self._train(resident, device)
+        self.n_iter_ = len(self.history_)
+        self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
+        self._live = _Live(objective)
+        self._name_clusters(resident)
+        return self
+
+    def _check_parameters(self):
+        demand_integer("n_clusters", self.n_clusters, 1)
+        demand_integer("image_size", self.image_size, 1, also=[None])
+        demand_integer("max_epochs", self.max_epochs, 1, also=["auto"])
+        demand_integer("batch_size", self.batch_size, 2, also=["auto"])
+        demand_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
+        demand_real("weight_decay", self.weight_decay, 0)
+        demand_choice("schedule", self.schedule, engine.SCHEDULES)
+        demand_choice("augmented_views", self.augmented_views, [0, 1, 2])
+        demand_choice("readout", self.readout, ["head", "kmeans"])
+        demand_choice("precision", self.precision, ["auto", "fp32", "bf16"])
+        if not isinstance(self.backbone, nn.Module):
+            demand_choice("backbone", self.backbone, ["auto", *BACKBONES])
+        if not callable(self.augment):
+            demand_choice("augment", self.augment, ["auto", *AUGMENTATIONS])
+        if self.image_shape is not None:
+            shape = self.image_shape
+            if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
+                raise ValueError(
+                    "image_shape must be (height, width) or (height, width, channels) or None; "
+                    f"got {shape!r}"
+                )
+            for side in shape:
+                demand_integer("each entry of image_shape", side, 1)
+
+    def _read(self, X, *, known, device=None):
+        """X as a store, with scikit-learn's checks of tables and feature names."""
+        table = data.is_table(X)
+        if table:
+            X = validate_data(self, X, reset=known is None, dtype=None)
+
+        def stored_side(short):
+            view = self.image_size or defaults.image_side(short, device)
+            return defaults.stored_side(short, view)
+
+        store, fmt = data.read(
+            X, image_shape=self.image_shape, side=stored_side, known=known, n_jobs=self.n_jobs
+        )
+        if known is None and not table:
+            self.n_features_in_ = fmt.n_features
+            self.__dict__.pop("feature_names_in_", None)
+        return store, fmt
+
+    def _resolve(self, store, device):
+        """Every "auto" resolved: what `settings_` reports."""
+        n, shape = len(store), store.shape
+        chosen = {
+            name: getattr(self, name)
+            for name in (
+                *("backbone", "augment", "max_epochs", "batch_size", "learning_rate"),
+                *("weight_decay", "schedule"),
+            )
+        }
+        if self.backbone == "auto":
+            chosen["backbone"] = defaults.backbone_name(shape, device)
+        elif isinstance(self.backbone, nn.Module):
+            chosen["backbone"] = type(self.backbone).__name__
+        if self.augment == "auto":
+            chosen["augment"] = defaults.augmentation_name(store)
+        elif callable(self.augment):
+            chosen["augment"] = getattr(self.augment, "__name__", type(self.augment).__name__)
+        if self.batch_size == "auto":
+            chosen["batch_size"] = defaults.batch_size(n, self.n_clusters)
+        chosen["batch_size"] = min(n, chosen["batch_size"])
+        if self.max_epochs == "auto":
+            chosen["max_epochs"] = defaults.max_epochs(n, chosen["batch_size"])
+        if self.learning_rate == "auto":
+            chosen["learning_rate"] = defaults.LEARNING_RATE
+        precision = str(engine.resolve_precision(self.precision, device))
+        return chosen | {
+            "image_size": self._view_size(shape, device),
+            "device": str(device),
+            "precision": precision.removeprefix("torch."),
+        }
+
+    def _view_size(self, shape, device):
+        if len(shape) == 1:
+            return None
+        short = min(shape[:2])
+        side = self.image_size or defaults.image_side(short, device)
+        return tuple(max(1, round(s * side / short)) for s in shape[:2])
+
+    def _warn_about_batch(self, n):
+        size = n // engine.n_steps(n, self.settings_["batch_size"])
+        if size < 4 * self.n_clusters and self.n_clusters > 1:
+            warnings.warn(
+                f"batches of {size} samples are small for n_clusters={self.n_clusters}: below "
+                f"{4 * self.n_clusters} a cluster has too few members in a batch to be told from "
+                "the others",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _train(self, store, device):
+        """Run the phases; return the last objective and the history of all."""
+        settings = self.settings_
+        checkpoints = self._checkpoints(store)
+        seed = self._seed(checkpoints)
+        how = {
+            "epochs": settings["max_epochs"],
+            **{k: settings[k] for k in ("batch_size", "learning_rate", "weight_decay", "schedule")},
+        }
+        history, objective = [], None
+        phases = self._phases_from_scratch(store.shape, how)
+        for phase in itertools.count():
+            phase_seed = seed + phase
+            with _building, engine.private_rng(phase_seed, device):
+                drawn = next(phases, None)
+            if drawn is None:
+                return objective, history
+            objective, how = drawn
+            objective.to(device, memory_format=torch.channels_last)
+            with Progress(type(self).__name__, how["epochs"], len(store), self.verbose) as report:
+                history += engine.train(
+                    objective,
+                    store,
+                    self._views(),
+                    **how,
+                    seed=phase_seed,
+                    dtype=getattr(torch, settings["precision"]),
+                    global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
+                    report=report,
+                    checkpoint=checkpoints(phase, seed),
+                )
+
+    def _phases_from_scratch(self, shape, how):
+        """`_phases` with a new backbone, drawn when the first phase is asked for."""
+        size = self.settings_["image_size"]
+        if isinstance(self.backbone, nn.Module):
+            backbone = copy.deepcopy(self.backbone)
+        else:
+            backbone = BACKBONES[self.settings_["backbone"]](shape, size)
+        sample = (shape[-1], *size) if size else shape
+        self._n_features_out = _feature_width(backbone, sample)
+        yield from self._phases(backbone, self._n_features_out, how)
+
+    def _seed(self, checkpoints):
+        """The seed of a run; that of the interrupted one if none is demanded."""
+        if self.checkpoint_dir is not None and not isinstance(self.random_state, Integral):
+            state = checkpoints(0, None).load()
+            if state is not None:
+                return state["seed"]
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _checkpoints(self, store):
+        """A function ``(phase, seed) -> Checkpoint or None``."""
+        if self.checkpoint_dir is None:
+            return lambda phase, seed: None
+        demanded = {
+            name: _plain(value)
+            for name, value in (self._fitted_with | self.settings_).items()
+            if name not in _NOT_RESULTS
+        }
+        demanded["X"] = fingerprint(store.samples)
+        folder = Path(self.checkpoint_dir)
+        return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
+
+    def _name_clusters(self, store):
+        """Number the clusters by size, so that empty ones come last; watch for collapse."""
+        if self.readout == "head":
+            self._order = np.arange(self.n_clusters)
+        else:
+            features = normalize(self._sweep(store, self._objective().embed))
+            k_means = KMeans(self.n_clusters, n_init=10, random_state=0).fit(features)
+            self.cluster_centers_ = k_means.cluster_centers_.astype(np.float32)
+            self._variance = max(float(k_means.inertia_) / features.size, 1e-9)
+        p = self._sweep(store, self._assigner())
+        counts = np.bincount(p.argmax(axis=1), minlength=self.n_clusters)
+        order = np.argsort(-counts, kind="stable")
+        if self.readout == "head":
+            self._order = order
+        else:
+            self.cluster_centers_ = self.cluster_centers_[order]
+        self.labels_ = p[:, order].argmax(axis=1)
+        self._warn_about_collapse(counts)
+
+    def _warn_about_collapse(self, counts):
+        k, used, largest = self.n_clusters, np.count_nonzero(counts), counts.max() / counts.sum()
+        if used < k:
+            what = f"{k - used} of {k} clusters are empty"
+        elif k > 1 and largest > SWALLOWED:
+            what = f"one of {k} clusters holds {largest:.0%} of the samples"
+        else:
+            return
+        warnings.warn(
+            f"{what}. More epochs, a larger entropy_weight, an augmentation that fits the "
+            "images, or fewer clusters may help.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+    # -- after fit --------------------------------------------------------------------------
+
+    def predict(self, X):
+        """Find the cluster of each image.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            From 0, the cluster that is largest on the training set, to ``n_clusters - 1``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If the images are not like those of `fit`.
+        """
+        return self.predict_proba(X).argmax(axis=1)
+
+    def predict_proba(self, X):
+        """Soft assignments of images to clusters.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_clusters)
+            Float32; rows sum to one. With ``readout="kmeans"`` the posterior of a mixture of
+            equally likely Gaussians around the centres, of one spherical covariance.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If the images are not like those of `fit`.
+        """
+        return self._sweep(self._read_again(X), self._assigner())
+
+    def transform(self, X):
+        """Features of images: the output of the backbone.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+
+        Returns
+        -------
+        features : ndarray of shape (n_samples, n_features_out)
+            Float32. Compare them by cosine: it is their direction that training shapes.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If the images are not like those of `fit`.
+        """
+        return self._sweep(self._read_again(X), self._objective().embed)
+
+    def score(self, X, y=None):
+        """How much two random views of an image agree on its cluster; needs no labels.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+
+        y : None
+            Ignored; scikit-learn passes it.
+
+        Returns
+        -------
+        score : float
+            Mutual information, in nats, between the clusters of the two views of an image;
+            higher is better. At most ``log(n_clusters)``, which takes confident, equal and
+            equally large clusters. The views are the same in every call.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        ValueError
+            If the images are not like those of `fit`.
+        """
+        store = self._read_again(X)
+        views = self._views()
+        assign = self._assigner()
+        device = engine.device_of(self._objective())
+        generator = torch.Generator().manual_seed(0)
+        tables = views.draw(len(store), store.shape, generator, device)
+        with engine.private_rng(0, device):  # for augmentations that are the user's
+            both = self._sweep(
+                store,
+                lambda drawn: torch.cat([assign(view) for view in drawn], dim=1),
+                lambda batch, index: views(batch, tables, index),
+            )
+        p, q = np.split(both.astype(np.float64), 2, axis=1)
+        joint = (p.T @ q + q.T @ p) / (2 * len(store))
+        return float(2 * entr(joint.sum(axis=1)).sum() - entr(joint).sum())
+
+    def _read_again(self, X):
+        check_is_fitted(self)
+        return self._read(X, known=self._format)[0]
+
+    def _objective(self):
+        """The fitted module, on the device that is asked for now."""
+        device = engine.resolve_device(self.device)
+        objective = self._live.objective
+        if objective is None:
+            twin = type(self)(**self._fitted_with)
+            twin.settings_ = self.settings_
+            with _building, engine.private_rng(0, device):
+                *_, (objective, _) = twin._phases_from_scratch(self._format.shape, {})
+            objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
+            objective.eval().to(memory_format=torch.channels_last)
+        if engine.device_of(objective) != device:
+            objective = objective.to(device)
+        self._live.objective = objective
+        return objective
+
+    def _sweep(self, store, function, view=None):
+        objective = self._objective()
+        dtype = engine.resolve_precision(self.precision, engine.device_of(objective))
+        view = view or self._views().plain
+        return engine.sweep(objective, store, function, view=view, dtype=dtype).numpy()
+
+    def _assigner(self):
+        """From a view to soft assignments, by the read-out that was fitted."""
+        objective = self._objective()
+        if self._fitted_with["readout"] == "head":
+            order = torch.from_numpy(self._order).to(engine.device_of(objective))
+            return lambda view: objective.assign(view)[:, order]
+        centres = torch.from_numpy(self.cluster_centers_).to(engine.device_of(objective))
+
+        def posterior(view):
+            distance = torch.cdist(F.normalize(objective.embed(view).float()), centres)
+            return F.softmax(-(distance**2) / (2 * self._variance), dim=1)
+
+        return posterior
+
+    def _views(self):
+        augmentation = self._fitted_with["augment"]
+        if not callable(augmentation):
+            augmentation = AUGMENTATIONS[self.settings_["augment"]]
+        elif not hasattr(augmentation, "draw"):
+            augmentation = CallableAugmentation(augmentation)
+        return Views(augmentation, self.settings_["image_size"], self._fitted_with["augmented_views"])
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_live"}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "weights_" in state:
+            self._live = _Live()
+
+
+def _feature_width(backbone, shape):
+    """Width of the features, found by a dry run on two samples."""
+    backbone.eval()
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    with torch.inference_mode():
+        h = backbone(torch.zeros(2, *shape, device=device))
+    if not isinstance(h, torch.Tensor) or h.ndim != 2 or len(h) != 2:
+        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
+        raise ValueError(
+            f"backbone must map a batch of shape (n, {', '.join(map(str, shape))}) to features "
+            f"of shape (n, d); for n = 2 it gave {got}"
+        )
+    return h.shape[1]
+
+
+def _plain(value):
+    """What of a parameter can be compared after a checkpoint was read."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, nn.Module) or not callable(value) or hasattr(value, "draw"):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
