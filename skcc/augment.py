@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
-BLUR_SIDE = 96  # from here on the views of natural images are blurred, too
-_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.321), (0.211, -0.523, 0.311))
 _BLUR_RADIUS = 11  # the 23 taps of Contrastive Clustering
 _CROP_TRIES = 10
 _NOISE_BANK = 2048
@@ -160,7 +158,7 @@ class ImageAugmentation:
     Notes
     -----
     Crops are drawn as torchvision's ``RandomResizedCrop`` draws them, but not rounded to whole
-    pixels. Hue turns the chrominance plane of YIQ, an affine map, where torchvision goes
+    pixels. Hue turns the colours about the gray axis, a linear map, where torchvision goes
     through HSV; values are clipped once, at the end.
     """
 
@@ -324,7 +322,7 @@ def _jitter_colour(x, rows):
             _scaling(rows["brightness"]),
             _scaling(rows["contrast"]),
             _saturation(rows["saturation"], luma),
-            _hue(rows["hue"], x),
+            _hue(rows["hue"]),
         ],
         dim=1,
     )
@@ -358,14 +356,13 @@ def _saturation(factor, luma):
     return matrix
 
 
-def _hue(turn, like):
-    yiq = like.new_tensor(_YIQ)
-    angle = 2 * math.pi * turn
-    cos, sin = angle.cos(), angle.sin()
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    rows = [(one, zero, zero), (zero, cos, -sin), (zero, sin, cos)]
-    rotation = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-    matrix = F.pad(torch.linalg.inv(yiq) @ rotation @ yiq, (0, 1, 0, 1))
+def _hue(turn):
+    """Rotation of the colour space about its gray axis; red goes to green, green to blue."""
+    third = 2 * math.pi / 3
+    angle = 2 * math.pi * turn[:, None, None]
+    steps = torch.arange(3, device=turn.device)
+    apart = (steps[None, :] - steps[:, None]) * third
+    matrix = F.pad((1 + 2 * torch.cos(angle + apart)) / 3, (0, 1, 0, 1))
     matrix[:, 3, 3] = 1
     return matrix
 

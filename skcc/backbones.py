@@ -5,11 +5,10 @@ one sample, ``(height, width, channels)`` or ``(features,)``, and ``size`` the h
 at which the network will see images. Torchvision is imported only by the ResNets.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 SMALL_STEM_SIDE = 40  # up to here a first layer of stride 4 leaves too little to look at
 MIDDLE_STEM_SIDE = 80

@@ -501,11 +501,12 @@ class BaseDeepClusterer(
 
     def _views(self):
         augmentation = self._fitted_with["augment"]
+        n_augmented = self._fitted_with["augmented_views"]
         if not callable(augmentation):
             augmentation = AUGMENTATIONS[self.settings_["augment"]]
         elif not hasattr(augmentation, "draw"):
             augmentation = CallableAugmentation(augmentation)
-        return Views(augmentation, self.settings_["image_size"], self._fitted_with["augmented_views"])
+        return Views(augmentation, self.settings_["image_size"], n_augmented)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

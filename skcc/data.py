@@ -232,18 +232,14 @@ def _as_sequence(X):
         return image_files(X)
     if isinstance(X, Tensor):
         return X.detach()
-    if isinstance(X, (list, tuple)) and len(X) and all(isinstance(x, Tensor) for x in X):
-        shapes = {tuple(x.shape) for x in X}
-        if len(shapes) > 1:
-            raise ValueError(f"X holds tensors of different shapes: {_some(shapes)}")
-        return torch.stack([x.detach() for x in X])
-    if isinstance(X, (list, tuple)) and len(X) and all(isinstance(x, np.ndarray) for x in X):
-        return _stack(X)
-    if hasattr(X, "shape") and len(X.shape) == 2 and _is_column_of_paths(X):
+    if isinstance(X, (list, tuple)) and len(X):
+        if all(isinstance(x, Tensor) for x in X):
+            X = [x.detach().cpu().numpy() for x in X]
+        return _stack(X) if all(isinstance(x, np.ndarray) for x in X) else X
+    if len(getattr(X, "shape", ())) == 2 and _is_column_of_paths(X):
         return np.asarray(X)[:, 0]
-    if hasattr(X, "__array__") and len(getattr(X, "shape", ())) == 1:
-        return np.asarray(X)
-    return X
+    is_column = hasattr(X, "__array__") and len(getattr(X, "shape", ())) == 1
+    return np.asarray(X) if is_column else X
 
 
 def _some(items, n=4):

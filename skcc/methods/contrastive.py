@@ -1,5 +1,10 @@
-"""Contrastive Clustering (Li et al., AAAI 2021)."""
+"""Contrastive Clustering (Li et al., AAAI 2021).
 
+One departure from the paper: several cluster heads may share the backbone, an idea of Invariant
+Information Clustering (Ji et al., ICCV 2019). Each is trained as the paper's one.
+"""
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -7,6 +12,8 @@ from skcc.base import BaseDeepClusterer
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
 from skcc.objective import Objective, mlp_head
 from skcc.parameters import demand_integer, demand_real
+
+_HEAD_LOSS_WEIGHT = 0.02  # of the newest batch in the running loss of a cluster head
 
 
 class ContrastiveObjective(Objective):
@@ -23,7 +30,7 @@ class ContrastiveObjective(Objective):
     n_clusters : int
         Width of the assignments.
 
-    projection_dim, instance_temperature, cluster_temperature : int, float, float
+    projection_dim, n_heads, instance_temperature, cluster_temperature : int, int, float, float
         See `ContrastiveClustering`.
 
     instance_weight, cluster_weight, entropy_weight : float
@@ -37,6 +44,7 @@ class ContrastiveObjective(Objective):
         n_clusters: int,
         *,
         projection_dim: int,
+        n_heads: int,
         instance_temperature: float,
         cluster_temperature: float,
         instance_weight: float,
@@ -46,7 +54,8 @@ class ContrastiveObjective(Objective):
         super().__init__()
         self.backbone = backbone
         self.instance_head = mlp_head(n_features, projection_dim)
-        self.cluster_head = mlp_head(n_features, n_clusters)
+        self.cluster_heads = nn.ModuleList(mlp_head(n_features, n_clusters) for _ in range(n_heads))
+        self.register_buffer("head_loss", torch.zeros(n_heads))
         self.instance_temperature = instance_temperature
         self.cluster_temperature = cluster_temperature
         self.instance_weight = instance_weight
@@ -61,21 +70,34 @@ class ContrastiveObjective(Objective):
             loss = nt_xent(z_a, z_b, temperature=self.instance_temperature)
             terms["instance"] = self.instance_weight * loss
         if self.cluster_weight:
-            p_a, p_b = self._probabilities(h_a), self._probabilities(h_b)
-            loss = cluster_contrast(p_a, p_b, temperature=self.cluster_temperature)
-            terms["cluster"] = self.cluster_weight * loss
-            entropy = negative_entropy(p_a) + negative_entropy(p_b)
-            terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy
+            contrast, entropy = self._cluster_losses(h_a, h_b)
+            terms["cluster"] = self.cluster_weight * contrast.mean()
+            terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy.mean()
         return terms
 
-    def _probabilities(self, h):
-        return F.softmax(self.cluster_head(h).float(), dim=1)
+    def _cluster_losses(self, h_a, h_b):
+        """Contrast and entropy of each cluster head, of shape (n_heads,)."""
+        contrast, entropy = [], []
+        for head in self.cluster_heads:
+            p, q = _probabilities(head, h_a), _probabilities(head, h_b)
+            contrast.append(cluster_contrast(p, q, temperature=self.cluster_temperature))
+            entropy.append(negative_entropy(p) + negative_entropy(q))
+        contrast, entropy = torch.stack(contrast), torch.stack(entropy)
+        loss = (contrast + self.entropy_weight * entropy).detach()
+        self.head_loss.lerp_(loss, _HEAD_LOSS_WEIGHT)
+        return contrast, entropy
 
     def assign(self, images: Tensor) -> Tensor:
-        return self._probabilities(self.backbone(images))
+        h = self.backbone(images)
+        p = torch.stack([_probabilities(head, h) for head in self.cluster_heads])
+        return p.index_select(0, self.head_loss.argmin()[None])[0]
 
     def embed(self, images: Tensor) -> Tensor:
         return self.backbone(images)
+
+
+def _probabilities(head, h):
+    return F.softmax(head(h).float(), dim=1)
 
 
 class ContrastiveClustering(BaseDeepClusterer):
@@ -113,6 +135,11 @@ class ContrastiveClustering(BaseDeepClusterer):
 
     projection_dim : int, default=128
         Dimension in which instances are contrasted.
+
+    n_heads : int, default=5
+        Cluster heads that are trained side by side on the one backbone; the one of least loss
+        is used. A head that starts badly may merge two clusters and split a third for good;
+        several rarely all do. The paper has one.
 
     instance_temperature : float, default=0.5
         Sharpness of the contrast between instances. Smaller is sharper.
@@ -236,6 +263,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         image_size=None,
         image_shape=None,
         projection_dim=128,
+        n_heads=5,
         instance_temperature=0.5,
         cluster_temperature=1.0,
         instance_weight=1.0,
@@ -261,6 +289,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         self.image_size = image_size
         self.image_shape = image_shape
         self.projection_dim = projection_dim
+        self.n_heads = n_heads
         self.instance_temperature = instance_temperature
         self.cluster_temperature = cluster_temperature
         self.instance_weight = instance_weight
@@ -283,6 +312,7 @@ class ContrastiveClustering(BaseDeepClusterer):
     def _check_parameters(self):
         super()._check_parameters()
         demand_integer("projection_dim", self.projection_dim, 1)
+        demand_integer("n_heads", self.n_heads, 1)
         demand_real("instance_temperature", self.instance_temperature, 0, closed=False)
         demand_real("cluster_temperature", self.cluster_temperature, 0, closed=False)
         for name in ("instance_weight", "cluster_weight", "entropy_weight"):
@@ -301,6 +331,7 @@ class ContrastiveClustering(BaseDeepClusterer):
             n_features,
             self.n_clusters,
             projection_dim=self.projection_dim,
+            n_heads=self.n_heads,
             instance_temperature=self.instance_temperature,
             cluster_temperature=self.cluster_temperature,
             instance_weight=self.instance_weight,

@@ -1,0 +1,95 @@
+"""The command line: ``skcc run METHOD DATASET``."""
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Sequence
+
+from skcc import __version__
+
+_EXAMPLES = """examples:
+  skcc run contrastive digits --seed 0
+  skcc run contrastive folder --root photos/ --set n_clusters=12 --verbose
+  skcc run contrastive cifar10 --root ~/data --download --recipe paper
+  skcc run contrastive digits --set cluster_weight=0 readout=kmeans   (instance head alone)
+  skcc run contrastive digits --set augmented_views=1                 (one view is plain)
+"""
+
+
+def _setting(text):
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as resnet18
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="skcc", description="Deep image clustering.")
+    parser.add_argument("--version", action="version", version=f"skcc {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run",
+        help="fit a method on a data set and print one JSON line",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("method", help="contrastive")
+    run.add_argument("dataset", help="digits, folder, cifar10, cifar100 or stl10")
+    run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
+    run.add_argument("--root", help="folder of the data set")
+    run.add_argument("--download", action="store_true", help="download what is missing")
+    run.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of the estimator",
+    )
+    run.add_argument("--verbose", action="store_true", help="show progress")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, default=None
+        What follows the name of the program; None takes the arguments of the process.
+
+    Returns
+    -------
+    status : int
+        0 if all went well, 1 after an error, which is printed; argparse exits with 2.
+    """
+    options = _parser().parse_args(arguments)
+    from skcc import benchmark
+
+    try:
+        parameters = {}
+        if options.recipe:
+            key = options.method, options.dataset
+            if key not in benchmark.RECIPES:
+                raise ValueError(f"the paper has no settings for {' on '.join(key)}")
+            parameters |= benchmark.RECIPES[key]
+        parameters |= {"random_state": options.seed, "verbose": int(options.verbose)}
+        parameters |= dict(options.set)
+        record = benchmark.run(
+            options.method,
+            options.dataset,
+            parameters=parameters,
+            root=options.root,
+            download=options.download,
+        )
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"skcc: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(record))
+    return 0
