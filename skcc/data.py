@@ -6,6 +6,7 @@ float32. `Format` is what `fit` learned about its samples and what later ones mu
 file knows no views, networks or methods.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from sklearn.utils.validation import check_array
 from torch import Tensor
 
 CHANNELS = (1, 2, 3, 4)  # what an axis of channels is recognised by
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_CHUNK = 1024
+_CHUNK = 2**20  # numbers that are converted at a time
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 _GRAY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
 
 
@@ -310,6 +312,8 @@ def _checked_array(X):
             "shape, PIL images or paths"
         )
     if X.ndim == 1:
+        if len(X) == 0:
+            raise ValueError("X is empty: found 0 sample(s), wanted at least 1")
         raise ValueError(
             f"Expected 2D array, got 1D array instead: shape {X.shape}. Reshape your data: "
             "X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one sample."
@@ -416,9 +420,10 @@ def _to_uint8(images, fmt):
     else:
         offset, factor = fmt.low, 255.0 / (fmt.high - fmt.low)
     out = np.empty(images.shape, dtype=np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        part = images[start : start + _CHUNK].astype(np.float32)
-        out[start : start + _CHUNK] = np.clip(np.rint((part - offset) * factor), 0, 255)
+    step = max(1, _CHUNK // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), step):
+        part = images[start : start + step].astype(np.float32)
+        out[start : start + step] = np.clip(np.rint((part - offset) * factor), 0, 255)
     return out
 
 
@@ -525,23 +530,28 @@ def _read_sources(sources, side, known, n_jobs):
     return pixels
 
 
-def _open(source):
+@contextlib.contextmanager
+def _opened(source):
+    """A PIL image of a path or PIL image; what fails while it is open names the source."""
     if isinstance(source, Image.Image):
-        return source
+        yield source
+        return
     try:
-        return Image.open(source)
+        with Image.open(source) as image:
+            yield image
     except FileNotFoundError as error:
         raise ImageReadError(f"no such file: {source}") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageReadError(f"cannot read {source} as an image: {error}") from error
 
 
 def _header(source):
-    image = _open(source)
-    header = (image.size, image.mode, _has_colour(image))
-    if image is not source:
-        image.close()
-    return header
+    """Size when upright, and whether there is colour."""
+    with _opened(source) as image:
+        size = image.size
+        if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
+            size = size[::-1]
+        return size, _has_colour(image)
 
 
 def _has_colour(image):
@@ -549,9 +559,9 @@ def _has_colour(image):
 
 
 def _common_shape(headers, side):
-    sizes = {size for size, _, _ in headers}
-    channels = 3 if any(colour for _, _, colour in headers) else 1
-    short = int(np.median([min(size) for size, _, _ in headers]))
+    sizes = {size for size, _ in headers}
+    channels = 3 if any(colour for _, colour in headers) else 1
+    short = int(np.median([min(size) for size, _ in headers]))
     stored = max(1, min(short, side(short)))
     if len(sizes) == 1:
         width, height = sizes.pop()
@@ -565,18 +575,14 @@ def _common_shape(headers, side):
 def _decode(source, out):
     """Decode, turn upright, flatten onto white, convert, and fit one image into `out`."""
     height, width, channels = out.shape
-    image = _open(source)
-    try:
+    with _opened(source) as image:
         if image is not source:
-            image.draft(None, (2 * width, 2 * height))
+            image.draft(None, (2 * width, 2 * height))  # a JPEG decodes to half size in no time
         image = ImageOps.exif_transpose(image)
         image = _convert(image, "L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = source if not isinstance(source, Image.Image) else f"{source!r}"
-        raise ImageReadError(f"cannot decode {name}: {error}") from error
-    out[...] = np.asarray(image).reshape(out.shape)
+        out[...] = np.asarray(image).reshape(out.shape)
 
 
 def _convert(image, mode):

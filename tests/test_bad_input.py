@@ -1,0 +1,140 @@
+"""Bad input: early, with what was got and what is wanted, and nothing lost."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+
+import skcc
+from skcc.data import ImageReadError
+
+GOOD = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+
+
+@pytest.fixture(params=ESTIMATORS, ids=lambda c: c.__name__)
+def estimator(request, monkeypatch):
+    def no_training(*args, **kwargs):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("skcc.engine.train", no_training)
+    return request.param(n_clusters=3)
+
+
+def with_nan(value):
+    X = GOOD / 255
+    X[3, 2, 1] = value
+    return X
+
+
+BAD_X = {
+    "empty list": ([], ValueError, "empty|0 sample"),
+    "empty array": (GOOD[:0], ValueError, "0 sample"),
+    "empty table": (np.empty((0, 5)), ValueError, "0 sample"),
+    "no pixels": (np.empty((9, 0, 8, 3)), ValueError, r"no pixels|0 feature"),
+    "fewer images than clusters": (GOOD[:2], ValueError, "n_samples=2.*n_clusters=3"),
+    "NaN": (with_nan(np.nan), ValueError, "NaN"),
+    "infinity": (with_nan(np.inf), ValueError, "infinity"),
+    "NaN in a table": (with_nan(np.nan).reshape(20, -1), ValueError, "NaN"),
+    "floats above 1": (GOOD / 1.0, ValueError, r"\[0, 1\].*got values from 0 to 255"),
+    "floats below 0": (GOOD / 255 - 0.5, ValueError, r"\[0, 1\]"),
+    "large integers": (GOOD.astype(int) * 2, ValueError, r"\[0, 255\]"),
+    "negative integers": (GOOD.astype(int) - 9, ValueError, r"\[0, 255\]"),
+    "complex images": (GOOD * 1j, ValueError, "[Cc]omplex"),
+    "complex table": ((GOOD * 1j).reshape(20, -1), ValueError, "[Cc]omplex"),
+    "sparse": (scipy.sparse.eye(20).tocsr(), TypeError, "[Ss]parse"),
+    "one axis": (np.arange(20), ValueError, "Expected 2D array"),
+    "five axes": (GOOD[None], ValueError, r"shape \(1, 20, 8, 8, 3\)"),
+    "one number": (3.0, ValueError, "[Ee]xpected 2D array"),
+    "None": (None, (ValueError, TypeError), "None|object"),
+    "mixed channels": ([*GOOD[:9], GOOD[9][..., :1]], ValueError, "channel counts"),
+    "ragged arrays": ([*GOOD[:9], GOOD[9][:4]], ValueError, "different shapes"),
+    "ragged object array": (
+        np.array([GOOD[0], GOOD[1][:4], GOOD[2]], dtype=object), ValueError, "different shapes"),
+    "ragged lists": ([[1, 2, 3], [4, 5]], ValueError, "ragged|inhomogeneous"),
+    "ragged tensors": ([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)], ValueError, "different"),
+    "objects": (np.array([object(), object(), object()]), TypeError, "object"),
+    "dicts": ([{"a": 1}] * 9, TypeError, "dict"),
+    "image and array": ([Image.new("L", (8, 8)), GOOD[0]], TypeError, "mixes"),
+    "missing file": (["/no/such/file.png"] * 5, ImageReadError, "/no/such/file.png"),
+    "missing folder": ("/no/such/folder", ImageReadError, "/no/such/folder"),
+    "words": (np.array([["a", "b"], ["c", "d"]] * 5), ValueError, "convert|numeric|string"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_X)
+def test_bad_images_are_refused_before_training(estimator, case):
+    X, error, message = BAD_X[case]
+    with pytest.raises(error, match=message):
+        estimator.fit(X)
+    assert not hasattr(estimator, "weights_")
+
+
+BAD_PARAMETERS = {
+    "n_clusters": [0, -1, 2.0, "3", None, True],
+    "backbone": ["resnet", 3, None],
+    "augment": ["natural-ish", None, 3],
+    "image_size": [0, "32", (8, 8)],
+    "image_shape": [(8,), "8x8", (8, 0), (8.0, 8.0)],
+    "readout": ["mean", None],
+    "max_epochs": [0, 1.5, "many"],
+    "batch_size": [1, 0, "all"],
+    "learning_rate": [0, -1e-3, float("nan"), float("inf"), "fast"],
+    "weight_decay": [-1, None],
+    "schedule": ["cosine?", None],
+    "device": ["gpu", "cuda:99", "tpu", 3.5],
+    "precision": ["fp16", None],
+    "augmented_views": [3, "both", True],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(n, v) for n, values in BAD_PARAMETERS.items() for v in values]
+)
+def test_bad_parameters_are_named_with_what_came(estimator, name, value):
+    estimator.set_params(**{name: value})
+    with pytest.raises(ValueError, match=f"(?s){name}.*"):
+        estimator.fit(GOOD)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "transform", "score"])
+def test_not_fitted(estimator, method):
+    with pytest.raises(NotFittedError):
+        getattr(estimator, method)(GOOD)
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS, ids=lambda c: c.__name__)
+def fitted(request):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # there is nothing to find
+        return request.param(n_clusters=2, max_epochs=1, random_state=0).fit(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (GOOD[:, :4], r"\(4, 8, 3\).*\(8, 8, 3\)"),
+        (GOOD[..., :1], r"\(8, 8, 1\).*\(8, 8, 3\)"),
+        (GOOD[..., 0], r"\(8, 8, 1\).*\(8, 8, 3\)"),
+        (GOOD.reshape(20, -1)[:, :-1], "191 features.*192 features"),
+        (GOOD * 1.0, r"\[0, 1\]"),
+        (GOOD[:0], "0 sample"),
+    ],
+)
+def test_other_images_than_those_of_fit_are_refused(fitted, X, message):
+    before = fitted.predict(GOOD)
+    for method in (fitted.predict, fitted.predict_proba, fitted.transform, fitted.score):
+        with pytest.raises(ValueError, match=message):
+            method(X)
+    np.testing.assert_array_equal(fitted.predict(GOOD), before)
+
+
+def test_a_failed_refit_leaves_the_fitted_model(fitted):
+    before = fitted.predict_proba(GOOD)
+    with pytest.raises(ValueError, match="NaN"):
+        fitted.fit(with_nan(np.nan))
+    np.testing.assert_array_equal(fitted.predict_proba(GOOD), before)

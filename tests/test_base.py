@@ -1,0 +1,335 @@
+"""What every estimator promises, on images of all kinds and on vectors."""
+
+import copy
+import inspect
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import skcc
+from skcc.methods.contrastive import ContrastiveClustering
+
+# Most tests stop long before all clusters are found.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+
+
+def quick(cls, **parameters):
+    return cls(
+        **{"n_clusters": 3, "max_epochs": 2, "batch_size": 40, "random_state": 0, **parameters}
+    )
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS, ids=lambda c: c.__name__)
+def fitted(request, shapes):
+    return quick(request.param, max_epochs=6).fit(shapes[0])
+
+
+@pytest.fixture(scope="module")
+def kinds_of_x(shapes, tmp_path_factory):
+    """The same 120 pictures in every guise."""
+    gray = shapes[0]
+    colour = np.stack([gray, 255 - gray, gray // 2], axis=-1)
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    for i, image in enumerate(colour):
+        paths.append(folder / f"{i:03}.png")
+        Image.fromarray(image).save(paths[-1])
+    return {
+        "gray uint8": gray,
+        "gray float": (gray / 255).astype(np.float32),
+        "NHWC uint8": colour,
+        "NCHW float": (colour.transpose(0, 3, 1, 2) / 255).astype(np.float32),
+        "NCHW tensor": torch.from_numpy(colour.transpose(0, 3, 1, 2).copy()),
+        "two channels": colour[..., :2],
+        "four channels": np.concatenate([colour, gray[..., None]], axis=-1),
+        "nine channels": np.concatenate([colour] * 3, axis=-1),
+        "paths": paths,
+        "strings": np.array([str(p) for p in paths]),
+        "PIL": [Image.fromarray(image) for image in colour],
+        "PIL of many sizes": [
+            Image.fromarray(image).resize((16 + i % 5, 16 + i % 3)) for i, image in enumerate(colour)
+        ],
+        "vectors": gray.reshape(120, -1)[:, ::4] / 7.0,
+    }
+
+
+KINDS = (
+    *("gray uint8", "gray float", "NHWC uint8", "NCHW float", "NCHW tensor", "two channels"),
+    *("four channels", "nine channels", "paths", "strings", "PIL", "PIL of many sizes", "vectors"),
+)
+
+
+@parametrize_with_checks([cls(max_epochs=5) for cls in ESTIMATORS])
+@pytest.mark.filterwarnings("ignore")  # tiny data: empty clusters and small batches are expected
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@every_estimator
+def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
+    X = kinds_of_x[kind]
+    model = quick(cls)
+    assert model.fit(X, y=None) is model
+    n, p, features = 120, model.predict_proba(X), model.transform(X)
+    assert model.labels_.shape == (n,)
+    assert model.labels_.dtype.kind == "i"
+    assert set(model.labels_) == set(range(model.labels_.max() + 1))
+    assert (np.diff(np.bincount(model.labels_)) <= 0).all(), "clusters are numbered by size"
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+    np.testing.assert_array_equal(p.argmax(axis=1), model.labels_)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    assert p.shape == (n, 3)
+    assert p.dtype == features.dtype == np.float32
+    assert features.shape == (n, len(model.get_feature_names_out()))
+    assert np.isfinite(features).all()
+    assert np.isfinite(model.score(X))
+    assert len(model.history_) == model.n_iter_ == 2
+    assert model.n_features_in_ == (
+        np.prod(model.image_shape_) if model.image_shape_ else X.shape[1]
+    )
+    np.testing.assert_array_equal(quick(cls).fit_predict(X), model.labels_)
+    np.testing.assert_array_equal(quick(cls).fit_transform(X), features)
+
+
+@every_estimator
+@pytest.mark.parametrize("readout", ["head", "kmeans"])
+def test_kinds_of_pictures_are_found(cls, shapes, readout):
+    X, kinds = shapes
+    model = quick(cls, max_epochs=30, readout=readout)
+    assert adjusted_rand_score(kinds, model.fit_predict(X)) > 0.8
+    np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), model.labels_)
+
+
+@every_estimator
+def test_blobs_of_vectors_are_found(cls):
+    X, y = make_blobs(200, 6, centers=3, random_state=0)
+    X = X * [1, 100, 1, 0.01, 1, 1] + 50
+    assert adjusted_rand_score(y, quick(cls, max_epochs=30).fit_predict(X)) > 0.8
+
+
+# -- reproducibility and manners ------------------------------------------------------------
+
+
+@every_estimator
+def test_a_seed_decides_everything(cls, shapes):
+    X = shapes[0]
+    first, again, other = (quick(cls, random_state=s).fit(X) for s in (0, 0, 1))
+    for name, weight in first.weights_.items():
+        np.testing.assert_array_equal(weight, again.weights_[name])
+    assert first.history_ == again.history_ != other.history_
+    free = [quick(cls, random_state=None, max_epochs=1).fit(X).history_ for _ in range(2)]
+    assert free[0] != free[1]
+
+
+@every_estimator
+@pytest.mark.parametrize("own_rng", [False, True])
+def test_global_random_states_and_x_are_left_alone_and_nothing_is_printed(
+    cls, shapes, capfd, own_rng
+):
+    X = shapes[0].copy()
+    parameters = {"augment": lambda x: x + 0.1 * torch.randn_like(x)} if own_rng else {}
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    model = quick(cls, **parameters).fit(X)
+    model.predict(X)
+    model.score(X)
+    assert torch.equal(states[0], torch.get_rng_state())
+    np.testing.assert_array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
+    np.testing.assert_array_equal(X, shapes[0])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_functions_of_the_user_are_seeded(shapes):
+    def noisy(images):
+        return images + 0.1 * torch.randn_like(images)
+
+    first, again = (quick(ContrastiveClustering, augment=noisy).fit(shapes[0]) for _ in range(2))
+    assert first.history_ == again.history_
+    assert first.score(shapes[0]) == first.score(shapes[0])
+
+
+def test_answers_do_not_change_the_estimator_or_depend_on_company(fitted, shapes):
+    X = shapes[0]
+    before = copy.copy(vars(fitted))
+    whole = fitted.predict_proba(X)
+    order = np.random.default_rng(0).permutation(len(X))
+    np.testing.assert_array_equal(fitted.predict_proba(X[order]), whole[order])
+    np.testing.assert_array_equal(fitted.predict_proba(X[7:8]), whole[7:8])
+    np.testing.assert_array_equal(fitted.transform(X[:5]), fitted.transform(X)[:5])
+    assert vars(fitted).keys() == before.keys()
+    assert all(vars(fitted)[name] is value for name, value in before.items())
+
+
+def test_pickles_and_copies_answer_alike(fitted, shapes):
+    X = shapes[0]
+    packed = pickle.dumps(fitted)
+    assert b"torch" not in packed, "weights are NumPy arrays"
+    for other in (pickle.loads(packed), copy.deepcopy(fitted)):
+        np.testing.assert_array_equal(other.predict_proba(X), fitted.predict_proba(X))
+        np.testing.assert_array_equal(other.labels_, fitted.labels_)
+        assert other.score(X) == fitted.score(X)
+    assert not hasattr(clone(fitted), "weights_")
+    assert pickle.loads(pickle.dumps(clone(fitted))).get_params() == fitted.get_params()
+
+
+def test_parameters_changed_after_fit_do_not_break_the_fitted_model(fitted, shapes):
+    expected = fitted.predict_proba(shapes[0])
+    other = pickle.loads(pickle.dumps(fitted)).set_params(n_clusters=7, backbone="resnet10-narrow")
+    np.testing.assert_array_equal(other.predict_proba(shapes[0]), expected)
+
+
+def test_concurrent_fits_do_not_disturb_each_other(shapes):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def fit(seed):
+        return quick(ContrastiveClustering, random_state=seed).fit(shapes[0]).history_
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(fit, [0, 1, 2]))
+    assert together == [fit(seed) for seed in range(3)]
+
+
+# -- backbones, augmentations, sizes --------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(256, 11), nn.Dropout(0.1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_a_module_of_the_users_is_copied_and_seeded(shapes):
+    module = Tiny()
+    before = copy.deepcopy(module.state_dict())
+    model = quick(ContrastiveClustering, backbone=module).fit(shapes[0])
+    for name, weight in module.state_dict().items():
+        assert torch.equal(weight, before[name])
+    assert model.transform(shapes[0]).shape == (120, 11)
+    again = quick(ContrastiveClustering, backbone=module).fit(shapes[0])
+    assert again.history_ == model.history_
+    packed = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(packed.predict(shapes[0]), model.labels_)
+
+
+def test_a_module_without_features_is_refused(shapes):
+    with pytest.raises(ValueError, match=r"backbone must map.*\(n, 1, 16, 16\).*\(2, 1, 16, 16\)"):
+        quick(ContrastiveClustering, backbone=nn.Identity()).fit(shapes[0])
+
+
+@pytest.mark.parametrize("augmented_views", [0, 1])
+def test_ablation_of_augmentation(shapes, augmented_views):
+    model = quick(ContrastiveClustering, augmented_views=augmented_views).fit(shapes[0])
+    if augmented_views == 0:
+        # Both views are one: only the draw of batches is left to the epochs.
+        same = quick(ContrastiveClustering, augment="none").fit(shapes[0])
+        np.testing.assert_allclose(
+            [e["instance"] for e in model.history_],
+            [e["instance"] for e in same.history_],
+            rtol=0.05,
+        )
+    assert np.isfinite(model.history_[-1]["instance"])
+
+
+def test_ablation_of_heads(shapes):
+    X = shapes[0]
+    instance = quick(ContrastiveClustering, cluster_weight=0, readout="kmeans").fit(X)
+    assert set(instance.history_[0]) == {"instance"}
+    cluster = quick(ContrastiveClustering, instance_weight=0).fit(X)
+    assert set(cluster.history_[0]) == {"cluster", "entropy"}
+    with pytest.raises(ValueError, match="readout='kmeans'"):
+        quick(ContrastiveClustering, cluster_weight=0).fit(X)
+    with pytest.raises(ValueError, match="nothing to train"):
+        quick(
+            ContrastiveClustering, cluster_weight=0, instance_weight=0, readout="kmeans"
+        ).fit(X)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [3, 5, 127, 129])
+@pytest.mark.filterwarnings("ignore")
+def test_any_number_of_images(n):
+    X = np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    model = quick(ContrastiveClustering, batch_size=64).fit(X)
+    assert model.labels_.shape == (n,)
+    assert len(model.history_) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 40), (64, 64), (129, 97)])
+def test_any_size_of_images(shape):
+    X = np.random.default_rng(0).integers(0, 256, (24, *shape, 3), dtype=np.uint8)
+    model = quick(ContrastiveClustering, max_epochs=1).fit(X)
+    assert model.image_shape_ == (*shape, 3)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+def test_one_cluster(shapes):
+    model = quick(ContrastiveClustering, n_clusters=1).fit(shapes[0])
+    assert (model.labels_ == 0).all()
+    assert model.score(shapes[0]) == pytest.approx(0, abs=1e-6)
+
+
+# -- warnings -------------------------------------------------------------------------------
+
+
+def test_empty_clusters_are_reported(shapes):
+    model = quick(ContrastiveClustering)
+    with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
+        model._warn_about_collapse(np.array([0, 0, 9]))
+    blank = np.zeros((40, 8, 8), dtype=np.uint8)
+    with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
+        model.fit(blank)
+
+
+def test_a_cluster_that_swallows_nearly_all_is_reported(shapes):
+    model = quick(ContrastiveClustering)
+    with pytest.warns(ConvergenceWarning, match="one of 3 clusters holds 96%"):
+        model._warn_about_collapse(np.array([96, 3, 1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model._warn_about_collapse(np.array([80, 10, 10]))
+
+
+def test_small_batches_are_reported(shapes):
+    with pytest.warns(UserWarning, match="batches of 40 samples are small for n_clusters=12"):
+        quick(ContrastiveClustering, n_clusters=12, batch_size=47).fit(shapes[0])
+
+
+def test_ctrl_c_keeps_what_was_learned(shapes):
+    calls = []
+
+    def interrupted(images):
+        calls.append(1)
+        if len(calls) == 20:  # two calls a step, three steps an epoch
+            raise KeyboardInterrupt
+        return images + 0.1 * torch.randn_like(images)
+
+    model = quick(ContrastiveClustering, augment=interrupted, max_epochs=50)
+    with pytest.warns(UserWarning, match="interrupted in epoch 4 of 50"):
+        model.fit(shapes[0])
+    assert model.n_iter_ == len(model.history_) == 3
+    np.testing.assert_array_equal(model.predict(shapes[0]), model.labels_)
+
+
+def test_a_loss_that_is_not_finite_stops_training(shapes):
+    with pytest.raises(FloatingPointError, match=r"'instance' term.*epoch 1"):
+        quick(ContrastiveClustering, augment=lambda images: images * torch.nan).fit(shapes[0])
+
+
+def test_base_has_no_constructor_of_its_own():
+    for cls in ESTIMATORS:
+        assert "**" not in str(inspect.signature(cls.__init__))
