@@ -109,7 +109,7 @@ class BaseDeepClusterer(
             reduced to gray if none of them has colour, and, if their sizes differ, cut to the
             central square and resized. `X` itself is never changed.
 
-        y : None
+        y : None, default=None
             Ignored; scikit-learn passes it.
 
         Returns
@@ -425,7 +425,7 @@ class BaseDeepClusterer(
         X : array-like, tensor, str, Path or list
             Images as in `fit`, of the same shape; files and PIL images are brought to it.
 
-        y : None
+        y : None, default=None
             Ignored; scikit-learn passes it.
 
         Returns

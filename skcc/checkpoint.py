@@ -91,7 +91,13 @@ class Checkpoint:
         return state
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last save."""
+        """Whether enough time has passed since the last save.
+
+        Returns
+        -------
+        answer : bool
+            Saving after every epoch would cost more than the epoch.
+        """
         return time.monotonic() - self._saved >= _SECONDS
 
     def save(self, state: dict) -> None:

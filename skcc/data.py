@@ -39,9 +39,11 @@ class Format:
     shape : tuple of int
         ``(height, width, channels)`` of an image, ``(n_features,)`` of a vector.
 
-    low, high : float, default=0.0 and 1.0
-        Values of a floating-point image that are black and white. The default goes with
-        integers from 0 to 255.
+    low : float, default=0.0
+        Value of a floating-point image that is black.
+
+    high : float, default=1.0
+        Value that is white. Integers from 0 to 255 go with 0.0 and 1.0.
 
     mean, scale : ndarray of shape (n_features,) or None, default=None
         Mean and standard deviation of the features, for vectors.

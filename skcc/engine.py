@@ -93,7 +93,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     Returns
     -------
     dtype : torch.dtype
-        torch.float32 or torch.bfloat16.
+        Either torch.float32 or torch.bfloat16.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -235,7 +235,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
         Where.
 
     dtype : torch.dtype
-        torch.float32 leaves everything as it is.
+        Type; torch.float32 leaves everything as it is.
 
     Returns
     -------
@@ -349,15 +349,14 @@ def train(
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
         history = state["history"]
+        scheduler.last_epoch = len(history) * steps
 
     def save():
         checkpoint.save(
             {
                 "objective": objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "scheduler": {"last_epoch": scheduler.last_epoch},
                 "history": history,
             }
         )

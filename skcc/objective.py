@@ -14,6 +14,9 @@ class Objective(nn.Module):
     Subclasses implement `forward`, `assign` and `embed`; the hooks may stay as they are.
     """
 
+    def __init__(self):
+        super().__init__()
+
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         """Loss of a batch, in terms that the engine adds up.
 

@@ -1,0 +1,86 @@
+"""Checkpoints: whole, safe, and of the right run."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skcc import ContrastiveClustering
+from skcc.checkpoint import Checkpoint, fingerprint
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    c = Checkpoint(tmp_path / "new" / "c.pt", {"rate": 0.1, "net": "conv4"}, 7)
+    assert c.load() is None
+    c.save({"weights": {"w": torch.arange(3)}, "history": [{"loss": 1.5}]})
+    state = Checkpoint(c.path, {"rate": 0.1, "net": "conv4"}, None).load()
+    assert torch.equal(state["weights"]["w"], torch.arange(3))
+    assert (state["history"], state["seed"]) == ([{"loss": 1.5}], 7)
+    assert [p.name for p in c.path.parent.iterdir()] == ["c.pt"]
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path):
+    Checkpoint(tmp_path / "c.pt", {"rate": 0.1, "net": "a"}, 0).save({})
+    with pytest.raises(ValueError, match=r"rate was 0.1 and is 0.2\. Give another"):
+        Checkpoint(tmp_path / "c.pt", {"rate": 0.2, "net": "a"}, 0).load()
+
+
+def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    c = Checkpoint(tmp_path / "c.pt", {}, 0)
+    c.save({"epoch": 1})
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        c.save({"epoch": 2})
+    assert c.load()["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "pickle", "foreign"])
+def test_damaged_and_hostile_files_are_refused_and_execute_nothing(tmp_path, kind, capsys):
+    path = tmp_path / "c.pt"
+    Checkpoint(path, {}, 0).save({"w": torch.zeros(1000)})
+    whole = path.read_bytes()
+    if kind == "foreign":
+        torch.save({"other": 1}, path)
+    else:
+        contents = {"truncated": whole[:-500], "empty": b"", "pickle": pickle.dumps(Evil())}
+        path.write_bytes(contents[kind])
+    with pytest.raises(ValueError, match="no checkpoint that can be read"):
+        Checkpoint(path, {}, 0).load()
+    assert capsys.readouterr().out == ""
+
+
+def test_fingerprints_tell_data_apart():
+    x = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    other = x.clone()
+    other[2, 3] += 1
+    prints = {fingerprint(t) for t in (x, other, x.flip(0), x.view(4, 3), x.float())}
+    assert len(prints) == 5
+    assert fingerprint(x) == fingerprint(x.clone())
+    assert fingerprint(x.t()) == fingerprint(x.t().contiguous())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("random_state", [3, None])
+def test_fit_continues_where_it_stopped(tmp_path, shapes, random_state):
+    X = shapes[0]
+    how = {"n_clusters": 3, "max_epochs": 4, "random_state": random_state, "batch_size": 40}
+    first = ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X)
+    loaded = ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X)
+    assert loaded.history_ == first.history_
+    np.testing.assert_array_equal(loaded.labels_, first.labels_)
+    with pytest.raises(ValueError, match=r"max_epochs was 4 and is 5"):
+        ContrastiveClustering(**how | {"max_epochs": 5}, checkpoint_dir=tmp_path).fit(X)
+    with pytest.raises(ValueError, match=r"X was '.*' and is"):
+        ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X[::-1])

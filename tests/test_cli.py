@@ -1,0 +1,121 @@
+"""The command line and what it prints."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skcc import __version__, benchmark
+from skcc.augment import AUGMENTATIONS
+from skcc.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def run(capsys, *arguments):
+    status = main(["run", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_one_json_line(capsys):
+    arguments = ["contrastive", "digits", "--seed", "3", "--set", "max_epochs=1", "readout=kmeans"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    record = json.loads(out)
+    assert out.count("\n") == 1
+    assert record["parameters"] == {
+        "n_clusters": 10, "random_state": 3, "verbose": 0, "max_epochs": 1, "readout": "kmeans"
+    }  # fmt: skip
+    assert record["n"] == 1797
+    assert record["settings"]["max_epochs"] == 1
+    assert 0 < record["NMI"] < 1
+    assert 0.1 < record["ACC"] < 1
+    assert record["ARI"] < record["NMI"]
+    assert record["versions"]["skcc"] == __version__
+    assert record["images_per_second"] == pytest.approx(1797 / record["seconds"], rel=0.02)
+    assert record["clusters"] == 10
+    again = json.loads(run(capsys, *arguments)[1])
+    assert again["ACC"] == record["ACC"]
+
+
+def test_a_folder_with_and_without_classes(capsys, tmp_path, shapes):
+    for i, (image, kind) in enumerate(zip(*shapes, strict=True)):
+        folder = tmp_path / "train" / f"kind {kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    arguments = ["contrastive", "folder", "--set", "max_epochs=2", "batch_size=40", "--root"]
+    record = json.loads(run(capsys, *arguments, str(tmp_path))[1])
+    assert record["parameters"]["n_clusters"] == 3
+    assert record["ACC"] is not None
+    flat = json.loads(run(capsys, *arguments, str(tmp_path / "train" / "kind 0"))[1])
+    assert flat["ACC"] is None
+    assert flat["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["magic", "digits"], "no method 'magic'; there are contrastive"),
+        (["contrastive", "nothing"], "no data set 'nothing'; there are cifar10"),
+        (["contrastive", "folder"], "needs --root"),
+        (["contrastive", "folder", "--root", "/no/such"], "/no/such is not a folder"),
+        (["contrastive", "digits", "--set", "colour=3"], "[Ii]nvalid parameter 'colour'"),
+        (["contrastive", "digits", "--set", "n_clusters=0"], "n_clusters must be an int >= 1"),
+        (["contrastive", "digits", "--recipe", "paper"], "no settings for contrastive on digits"),
+        (["contrastive", "cifar10", "--root", "/no/such"], "not found|corrupted|download"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(capsys, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("skcc: ")
+    assert re.search(message, err)
+
+
+def test_wrong_usage_is_status_2(capsys):
+    for wrong in (["run"], ["run", "contrastive", "digits", "--set", "x"], []):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+    assert "usage: skcc" in capsys.readouterr().err
+
+
+def test_as_a_module():
+    out = subprocess.run(
+        [sys.executable, "-m", "skcc", "--version"], capture_output=True, text=True, check=True
+    )
+    assert out.stdout == f"skcc {__version__}\n"
+
+
+@pytest.mark.parametrize("key", benchmark.RECIPES)
+def test_recipes_are_the_papers(key):
+    """Section 4 of the paper: ResNet-34 at 224 pixels, Adam 3e-4, batch 256, 1000 epochs."""
+    model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
+    assert (model.backbone, model.image_size) == ("resnet34-image", 224)
+    assert (model.max_epochs, model.batch_size, model.learning_rate) == (1000, 256, 3e-4)
+    assert (model.schedule, model.weight_decay, model.n_heads) == ("constant", 0.0, 1)
+    assert (model.instance_temperature, model.cluster_temperature) == (0.5, 1.0)
+    assert (model.projection_dim, model.entropy_weight, model.augmented_views) == (128, 1.0, 2)
+    n_clusters = {"cifar100": 20, "imagenet-dogs": 15, "tiny-imagenet": 200}
+    assert model.n_clusters == n_clusters.get(key[1], 10)
+    strength = {"stl10": 1.0, "imagenet10": 1.0, "imagenet-dogs": 1.0}.get(key[1], 0.5)
+    family = AUGMENTATIONS[model.augment]
+    assert family.brightness == family.contrast == family.saturation == 0.8 * strength
+    assert family.hue == 0.2 * strength
+    assert (family.flip, family.jitter, family.grayscale) == (0.5, 0.8, 0.2)
+    assert family.blur == (0.5 if key[1].startswith("imagenet") else 0.0)
+    assert (family.scale, family.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+
+
+def test_a_recipe_trains(shapes):
+    """The paper's settings on a handful of images, but for one epoch at 64 pixels."""
+    parameters = benchmark.RECIPES["contrastive", "cifar10"]
+    parameters = parameters | {"max_epochs": 1, "image_size": 64, "n_clusters": 2}
+    images = np.repeat(shapes[0][:8, ..., None], 3, axis=3)
+    model = benchmark.make_estimator("contrastive", parameters).fit(images)
+    assert model.transform(images).shape == (8, 512)

@@ -1,0 +1,105 @@
+"""Data sets; those that are downloaded, on small files in their format."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torchvision
+from PIL import Image
+
+from skcc import datasets
+
+
+def test_digits_are_scikit_learns():
+    ours, theirs = datasets.load_digits(), sklearn.datasets.load_digits()
+    assert ours.images.dtype == np.uint8
+    np.testing.assert_allclose(ours.images / 255 * 16, theirs.images, atol=16 / 500)
+    np.testing.assert_array_equal(ours.target, theirs.target)
+
+
+def test_a_folder_names_its_classes(tmp_path):
+    for name in ("train/cat/1.png", "test/cat/2.png", "train/dog/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    found = datasets.load_folder(tmp_path)
+    assert [path.name for path in found.images] == ["2.png", "1.png", "3.png"]
+    assert [found.target_names[t] for t in found.target] == ["cat", "cat", "dog"]
+    assert datasets.load_folder(tmp_path / "train" / "dog").target is None
+
+
+def cifar_files(folder, cls, labels):
+    """Files in CIFAR's format with ten images each; and the checksums to expect."""
+    base = folder / cls.base_folder
+    base.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sums = {}
+    for name, _ in [*cls.train_list, *cls.test_list]:
+        batch = {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), **labels(rng)}
+        (base / name).write_bytes(pickle.dumps(batch))
+        sums[name] = hashlib.md5((base / name).read_bytes()).hexdigest()
+    meta = {cls.meta["key"]: [f"class {i}" for i in range(100)]}
+    (base / cls.meta["filename"]).write_bytes(pickle.dumps(meta))
+    meta_sum = hashlib.md5((base / cls.meta["filename"]).read_bytes()).hexdigest()
+    return {
+        "train_list": [[name, sums[name]] for name, _ in cls.train_list],
+        "test_list": [[name, sums[name]] for name, _ in cls.test_list],
+        "meta": {**cls.meta, "md5": meta_sum},
+    }
+
+
+def test_cifar10_is_train_and_test_together(tmp_path, monkeypatch):
+    cls = torchvision.datasets.CIFAR10
+    lists = cifar_files(tmp_path, cls, lambda rng: {"labels": rng.integers(10, size=10).tolist()})
+    for name, value in lists.items():
+        monkeypatch.setattr(cls, name, value)
+    bunch = datasets.fetch_cifar10(tmp_path)
+    assert bunch.images.shape == (60, 32, 32, 3)
+    assert bunch.images.dtype == np.uint8
+    assert bunch.target.shape == (60,)
+
+
+def test_cifar100_has_its_20_super_classes(tmp_path, monkeypatch):
+    cls = torchvision.datasets.CIFAR100
+    fine = iter(np.array_split(np.arange(20), 2))
+    lists = cifar_files(tmp_path, cls, lambda rng: {"fine_labels": next(fine).tolist()})
+    for name, value in lists.items():
+        monkeypatch.setattr(cls, name, value)
+    bunch = datasets.fetch_cifar100(tmp_path)
+    # Published super-classes of the fine classes 0 to 19, from apple to cattle.
+    names = [bunch.target_names[t] for t in bunch.target]
+    assert [names[i] for i in (0, 1, 2, 8, 9, 13, 17, 19)] == [
+        *("fruit_and_vegetables", "fish", "people", "vehicles_1", "food_containers"),
+        *("vehicles_1", "large_man-made_outdoor_things", "large_omnivores_and_herbivores"),
+    ]
+    every = sorted(i for _, fine in datasets._SUPERCLASSES for i in fine)
+    assert every == list(range(100))
+
+
+def test_stl10_is_train_and_test_together(tmp_path, monkeypatch):
+    cls = torchvision.datasets.STL10
+    base = tmp_path / cls.base_folder
+    base.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        rng.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8).tofile(base / f"{part}_X.bin")
+        rng.integers(1, 11, 4, dtype=np.uint8).tofile(base / f"{part}_y.bin")
+    (base / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    (base / "fold_indices.txt").write_text("")
+    monkeypatch.setattr(cls, "_check_integrity", lambda self: True)
+    bunch = datasets.fetch_stl10(tmp_path)
+    assert bunch.images.shape == (8, 3, 96, 96)
+    assert bunch.target.min() >= 0
+    assert bunch.target.max() <= 9
+
+
+@pytest.mark.data
+def test_real_cifar_strips_cluster_as_images(real_images):
+    strips = sorted((real_images / "cifar10").glob("test-*-00.webp"))[:2]
+    images = [np.asarray(Image.open(s).convert("RGB")).reshape(-1, 32, 32, 3)[:40] for s in strips]
+    from skcc import ContrastiveClustering
+
+    model = ContrastiveClustering(2, max_epochs=20, random_state=0).fit(np.concatenate(images))
+    assert model.settings_["augment"] == "natural"
+    assert model.image_shape_ == (32, 32, 3)

@@ -1,0 +1,166 @@
+"""Documentation is held against the code, and run."""
+
+import ast
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from numpydoc.docscrape import ClassDoc, FunctionDoc
+from numpydoc.validate import validate
+
+import skcc
+
+HOME = Path(__file__).parents[1]
+ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+# What numpydoc asks of every docstring beyond our conventions: sections that say nothing new.
+NOT_ASKED = {"ES01", "EX01", "SA01", "SA04", "GL08", "RT03", "PR06", "YD01", "SS05", "SS06", "RT02"}
+
+
+def public_objects():
+    """Every public function, class and method of the package, by its full name."""
+    for info in pkgutil.walk_packages(skcc.__path__, "skcc."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        for name, thing in vars(module).items():
+            if name.startswith("_") or getattr(thing, "__module__", None) != info.name:
+                continue
+            if inspect.isfunction(thing) or inspect.isclass(thing):
+                yield f"{info.name}.{name}"
+            if inspect.isclass(thing):
+                for method, function in vars(thing).items():
+                    public = not method.startswith("_") or method == "__call__"
+                    if public and inspect.isfunction(function) and function.__doc__:
+                        yield f"{info.name}.{name}.{method}"
+
+
+PUBLIC = sorted(public_objects())
+
+
+def load(full_name):
+    parts = full_name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in parts[cut:]:
+            thing = getattr(thing, part)
+        return thing
+    raise AssertionError(full_name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_are_numpydoc(name):
+    problems = [f"{code}: {text}" for code, text in validate(name)["errors"]
+                if code not in NOT_ASKED]  # fmt: skip
+    assert not problems
+
+
+def documented(thing):
+    doc = ClassDoc(thing) if inspect.isclass(thing) else FunctionDoc(thing)
+    return {
+        name.strip(): (parameter.type, " ".join(parameter.desc))
+        for parameter in doc["Parameters"]
+        for name in parameter.name.split(",")
+    }
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_documented_defaults_are_the_signatures(name):
+    thing = load(name)
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return
+    signature = inspect.signature(thing)
+    docs = documented(thing)
+    for parameter, (kind, _) in docs.items():
+        default = signature.parameters[parameter].default
+        said = re.search(r"default=(.+)$", kind)
+        assert bool(said) == (default is not inspect.Parameter.empty), f"{parameter}: {kind}"
+        if said:
+            assert eval(said[1], {"torch": torch}) == default, f"{parameter}: {kind}"  # ours, not a user's
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+def test_estimators_document_every_parameter_in_order_and_every_attribute(cls, shapes):
+    parameters = [p for p in inspect.signature(cls).parameters]
+    assert list(documented(cls)) == parameters
+    assert parameters == sorted(cls().get_params(), key=parameters.index)
+    attributes = {p.name for p in ClassDoc(cls)["Attributes"]}
+    fitted = cls(3, max_epochs=8, batch_size=40, readout="kmeans", random_state=0).fit(shapes[0])
+    learned = {name for name in vars(fitted) if name.endswith("_") and not name.startswith("_")}
+    assert learned <= attributes
+    assert attributes - learned <= {"feature_names_in_"}
+
+
+def test_shared_parameters_say_the_same_everywhere():
+    said = {}
+    for cls in ESTIMATORS:
+        for name, words in documented(cls).items():
+            assert said.setdefault(name, words) == words, f"{name} of {cls.__name__}"
+
+
+def python_blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def test_the_code_of_the_readme_runs(monkeypatch, tmp_path):
+    from PIL import Image
+
+    from skcc.datasets import load_digits
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr("skcc.defaults.max_epochs", lambda n, size: 2)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(load_digits().images[:40]):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    namespace = {}
+    blocks = python_blocks(HOME / "README.md")
+    assert blocks
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two epochs find little
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), namespace)  # ours, not a user's
+
+
+def test_the_quickstart_clusters_digits(tmp_path):
+    path = HOME / "examples" / "quickstart.py"
+    assert len(path.read_text().splitlines()) < 60
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    environment.pop("OMP_NUM_THREADS", None)
+    out = subprocess.run(
+        [sys.executable, "-W", "error", path], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    rows = {line[:24].strip(): float(line[24:].split()[0])
+            for line in out.splitlines() if re.search(r"0\.\d{3}  0\.", line)}  # fmt: skip
+    assert rows["ContrastiveClustering"] >= 0.95
+    assert rows["on held-out images"] >= 0.93
+    assert rows["ContrastiveClustering"] > rows["k-means of the pixels"] + 0.1
+    assert (tmp_path / "digits_clusters.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("path", sorted((HOME / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_parse_and_open_with_a_sentence(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_nothing_in_the_project_names_a_machine():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=HOME, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    for name in tracked:
+        text = (HOME / name).read_text(errors="ignore")
+        assert not re.search(r"/(home|root|work)/\w", text), name

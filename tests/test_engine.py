@@ -1,0 +1,227 @@
+"""The loop, with objectives that are not ours."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skcc import engine
+from skcc.augment import CallableAugmentation, NoAugmentation, Views
+from skcc.checkpoint import Checkpoint
+from skcc.data import Store
+from skcc.objective import Objective
+
+
+class Regression(Objective):
+    """Fits the second column of vectors from the first; remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.batches, self.log = [], []
+        nn.init.zeros_(self.line.weight)
+        nn.init.zeros_(self.line.bias)
+
+    def forward(self, views, index):
+        self.batches.append(index.tolist())
+        error = self.line(views[0][:, :1]) - views[0][:, 1:]
+        return {"squared": (error**2).mean(), "weight": 1e-3 * self.line.weight.abs().sum()}
+
+    def assign(self, x):
+        return self.line(x[:, :1])
+
+    def before_epoch(self, epoch, sweep):
+        self.log.append(("epoch", epoch, len(sweep(self.assign)), self.training))
+
+    def after_step(self):
+        self.log.append("step")
+
+    def after_training(self, sweep):
+        self.log.append(("end", len(sweep(self.assign)), self.training))
+
+
+@pytest.fixture
+def store():
+    x = torch.linspace(-1, 1, 50)
+    return Store(torch.stack([x, 3 * x + 1], dim=1))
+
+
+def train(objective, store, **how):
+    how = {
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "schedule": "one-cycle",
+        "seed": 0,
+        "dtype": torch.float32,
+        "global_rng": False,
+        "report": lambda *_: None,
+        **how,
+    }
+    return engine.train(objective, store, Views(NoAugmentation(), None), **how)
+
+
+def test_the_sum_of_terms_is_minimised_and_each_is_logged(store):
+    objective = Regression()
+    history = train(objective, store, epochs=60)
+    assert len(history) == 60
+    assert set(history[0]) == {"squared", "weight"}
+    assert history[-1]["squared"] < 1e-3 < history[0]["squared"]
+    assert objective.line.weight.item() == pytest.approx(3, abs=0.05)
+
+
+def test_an_epoch_shows_every_sample_once_in_equal_batches(store):
+    objective = Regression()
+    train(objective, store, epochs=2)
+    assert [len(b) for b in objective.batches] == [7] * 14  # 50 samples in 7 batches; 1 sits out
+    epochs = [sum(objective.batches[i : i + 7], []) for i in (0, 7)]
+    assert [len(set(e)) for e in epochs] == [49, 49]
+    assert epochs[0] != epochs[1]
+
+
+def test_hooks_are_called_in_order(store):
+    objective = Regression()
+    train(objective, store, epochs=2, batch_size=25)
+    assert objective.log == [
+        ("epoch", 0, 50, True), "step", "step", ("epoch", 1, 50, True), "step", "step",
+        ("end", 50, False),
+    ]  # fmt: skip
+
+
+def test_reports_tell_epoch_terms_and_seconds(store):
+    seen = []
+    history = train(Regression(), store, report=lambda *a: seen.append(a))
+    assert [epoch for epoch, _, _ in seen] == [0, 1, 2]
+    assert [terms for _, terms, _ in seen] == history
+    assert all(seconds > 0 for _, _, seconds in seen)
+
+
+def test_logged_terms_are_the_means_over_the_steps(store):
+    class Constant(Regression):
+        def forward(self, views, index):
+            terms = super().forward(views, index)
+            return {**terms, "mean index": index.double().mean()}
+
+    history = train(Constant(), store, epochs=1, batch_size=50)
+    assert history[0]["mean index"] == pytest.approx(24.5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_term_that_is_not_finite_is_named(store, bad):
+    class Broken(Regression):
+        def forward(self, views, index):
+            terms = super().forward(views, index)
+            return terms | {"squared": terms["squared"] * (1 if len(self.batches) < 10 else bad)}
+
+    with pytest.raises(FloatingPointError, match=r"'squared' term.*epoch 2"):
+        train(Broken(), store)
+
+
+def test_one_cycle_rises_for_a_tenth_and_ends_at_zero():
+    assert engine.one_cycle(0.0) == pytest.approx(0.1)
+    assert engine.one_cycle(0.1) == pytest.approx(1.0)
+    assert engine.one_cycle(0.55) == pytest.approx(0.5)
+    assert engine.one_cycle(1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+def test_the_schedule_sets_the_learning_rate(store, schedule, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recording(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
+    train(Regression(), store, epochs=4, batch_size=5, schedule=schedule)
+    expected = [0.1 * engine.SCHEDULES[schedule](i / 40) for i in range(40)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_resume_is_exact(store, tmp_path):
+    def checkpoint():
+        return Checkpoint(tmp_path / "c.pt", {"a": 1}, 0)
+
+    whole = Regression()
+    expected = train(whole, store, epochs=6)
+
+    class Stop(Exception):
+        pass
+
+    class Hasty(Checkpoint):
+        def is_due(self):
+            return True
+
+    def stop(epoch, terms, seconds):
+        if epoch == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(Regression(), store, epochs=6, report=stop,
+              checkpoint=Hasty(tmp_path / "c.pt", {"a": 1}, 0))  # fmt: skip
+    resumed = Regression()
+    history = train(resumed, store, epochs=6, checkpoint=checkpoint())
+    assert history == expected
+    assert torch.equal(resumed.line.weight, whole.line.weight)
+    assert resumed.log[0][1] == 3, "three epochs had been saved"
+    loaded = Regression()
+    assert train(loaded, store, epochs=6, checkpoint=checkpoint()) == expected
+    assert loaded.batches == []
+    assert torch.equal(loaded.line.weight, whole.line.weight)
+
+
+def test_functions_of_the_user_see_a_seeded_generator_and_leave_none(store):
+    def draws(seed):
+        seen = []
+        views = Views(CallableAugmentation(lambda x: seen.append(torch.rand(())) or x), None)
+        objective = Regression()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        engine.train(
+            objective, store, views, epochs=2, batch_size=25, learning_rate=0.1,
+            weight_decay=0.0, schedule="constant", seed=5, dtype=torch.float32, global_rng=True,
+            report=lambda *_: None,
+        )  # fmt: skip
+        assert torch.equal(before, torch.get_rng_state())
+        return torch.stack(seen).tolist()
+
+    assert draws(1) == draws(2)
+    assert len(set(draws(1))) == 8
+
+
+def test_a_sweep_is_in_order_without_gradient_in_evaluation_mode(store):
+    objective = Regression().train()
+    modes = []
+
+    def function(view):
+        modes.append((objective.training, torch.is_grad_enabled()))
+        return view[:, :1]
+
+    out = engine.sweep(objective, store, function, view=Views(NoAugmentation(), None).plain)
+    assert torch.equal(out, store.samples[:, :1])
+    assert modes == [(False, False)]
+    assert objective.training
+
+
+def test_devices_and_precisions():
+    cpu = engine.resolve_device("cpu")
+    assert cpu == engine.resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert engine.resolve_device("auto").type in ("cpu", "cuda", "mps")
+    assert engine.resolve_precision("auto", cpu) == torch.float32
+    assert engine.resolve_precision("bf16", cpu) == torch.bfloat16
+    with pytest.raises(ValueError, match=r"device='nonsense' cannot be used.*'auto', 'cpu'"):
+        engine.resolve_device("nonsense")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_cuda(shapes):
+    from skcc import ContrastiveClustering
+
+    model = ContrastiveClustering(3, max_epochs=30, batch_size=40, random_state=0).fit(shapes[0])
+    assert model.settings_["device"].startswith("cuda")
+    np.testing.assert_array_equal(model.set_params(device="cpu").predict(shapes[0]), model.labels_)

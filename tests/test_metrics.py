@@ -1,0 +1,49 @@
+"""Accuracy against trying all matchings."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.metrics import make_scorer
+
+from skcc.metrics import clustering_accuracy
+
+
+def by_all_matchings(y_true, y_pred):
+    classes, clusters = sorted(set(y_true)), sorted(set(y_pred))
+    size = max(len(classes), len(clusters))
+    classes += [None] * (size - len(classes))
+    best = 0
+    for order in permutations(classes):
+        name = dict(zip(clusters, order, strict=False))
+        best = max(best, sum(name[p] == t for t, p in zip(y_true, y_pred, strict=True)))
+    return best / len(y_true)
+
+
+@pytest.mark.parametrize(("n_classes", "n_clusters"), [(3, 3), (2, 5), (5, 2), (4, 1), (1, 4)])
+def test_accuracy_is_that_of_the_best_matching(n_classes, n_clusters):
+    rng = np.random.default_rng(n_classes * 10 + n_clusters)
+    for _ in range(5):
+        t, p = rng.integers(n_classes, size=15).tolist(), rng.integers(n_clusters, size=15).tolist()
+        assert clustering_accuracy(t, p) == pytest.approx(by_all_matchings(t, p))
+
+
+def test_any_labels():
+    assert clustering_accuracy(["cat", "cat", "dog"], [-1, -1, 7]) == 1.0
+    assert clustering_accuracy(np.array([True, False, True]), ["x", "y", "x"]) == 1.0
+
+
+def test_bad_labels():
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        clustering_accuracy([0, 1], [0])
+    with pytest.raises(ValueError, match="at least one"):
+        clustering_accuracy([], [])
+
+
+def test_it_makes_a_scorer():
+    class Model(BaseEstimator):
+        def predict(self, X):
+            return X
+
+    assert make_scorer(clustering_accuracy)(Model(), [1, 1, 0], [0, 0, 1]) == 1.0
