@@ -12,12 +12,11 @@ from skcc.data import Store
 LEARNING_RATE = 3e-3
 """Peak of the one-cycle schedule."""
 
-_CPU_SIDE = 32
-_ACCELERATOR_SIDE = 224
-
 
 def image_side(short_side: int, device: torch.device) -> int:
     """Short side of the views of images with this short side.
+
+    On a CPU small views buy many more steps for the same time, and those count for more.
 
     Parameters
     ----------
@@ -32,7 +31,9 @@ def image_side(short_side: int, device: torch.device) -> int:
     side : int
         Never larger than the images.
     """
-    return min(short_side, _CPU_SIDE if device.type == "cpu" else _ACCELERATOR_SIDE)
+    if device.type != "cpu":
+        return min(short_side, 224)
+    return min(short_side, 16) if short_side <= 32 else min(short_side // 2, 24)
 
 
 def stored_side(short_side: int, view_side: int) -> int:
@@ -116,7 +117,7 @@ def batch_size(n: int, n_clusters: int) -> int:
     return min(n, max(128, 8 * n_clusters))
 
 
-def max_epochs(n: int, size: int) -> int:
+def max_epochs(n: int, size: int, augmentation: str) -> int:
     """Passes over the samples, by a budget of optimizer steps.
 
     Parameters
@@ -127,9 +128,13 @@ def max_epochs(n: int, size: int) -> int:
     size : int
         Samples per step.
 
+    augmentation : str
+        Name of the augmentation: natural images take longer.
+
     Returns
     -------
     epochs : int
-        As many as the budget buys, at least 20.
+        As many as the budget buys, but enough to see each image often.
     """
-    return max(20, round(800 / math.ceil(n / size)))
+    steps, fewest = (1600, 30) if augmentation.startswith("natural") else (800, 20)
+    return max(fewest, round(steps / math.ceil(n / size)))

@@ -32,8 +32,10 @@ def smooth(n=4, h=32, w=32, c=3, seed=0):
     """Pictures with large and small structure, uint8."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 5, 5, c), dtype=np.uint8)
-    big = [np.stack([np.asarray(Image.fromarray(i[..., k]).resize((w, h), 3)) for k in range(c)], 2)
-           for i in coarse]
+    big = [
+        np.stack([np.asarray(Image.fromarray(i[..., k]).resize((w, h), 3)) for k in range(c)], 2)
+        for i in coarse
+    ]
     noise = rng.integers(-10, 11, (n, h, w, c))
     return torch.from_numpy(np.clip(np.stack(big).astype(int) + noise, 0, 255).astype(np.uint8))
 

@@ -60,7 +60,8 @@ def kinds_of_x(shapes, tmp_path_factory):
         "strings": np.array([str(p) for p in paths]),
         "PIL": [Image.fromarray(image) for image in colour],
         "PIL of many sizes": [
-            Image.fromarray(image).resize((16 + i % 5, 16 + i % 3)) for i, image in enumerate(colour)
+            Image.fromarray(image).resize((16 + i % 5, 16 + i % 3))
+            for i, image in enumerate(colour)
         ],
         "vectors": gray.reshape(120, -1)[:, ::4] / 7.0,
     }

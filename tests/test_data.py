@@ -28,7 +28,13 @@ def files(tmp_path, colours):
 
 
 def test_uint8_images_are_not_copied(colours):
-    for X in (colours, colours.transpose(0, 3, 1, 2), colours[..., 0], colours[::2], colours[:, 1:]):
+    for X in (
+        colours,
+        colours.transpose(0, 3, 1, 2),
+        colours[..., 0],
+        colours[::2],
+        colours[:, 1:],
+    ):
         store, fmt = read(X)
         assert np.shares_memory(store.samples.numpy(), X)
         assert store.samples.dtype == torch.uint8
@@ -67,7 +73,9 @@ def test_all_kinds_of_numbers_mean_the_same_images(colours):
         colours[:, :, ::-1][:, :, ::-1],
     ):
         np.testing.assert_array_equal(stored(X), expected)
-    np.testing.assert_array_equal(stored(torch.from_numpy(colours / 255).bfloat16()) // 32 >= 0, True)
+    np.testing.assert_array_equal(
+        stored(torch.from_numpy(colours / 255).bfloat16()) // 32 >= 0, True
+    )
 
 
 def test_booleans_are_black_and_white():

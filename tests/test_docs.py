@@ -85,7 +85,7 @@ def test_documented_defaults_are_the_signatures(name):
         said = re.search(r"default=(.+)$", kind)
         assert bool(said) == (default is not inspect.Parameter.empty), f"{parameter}: {kind}"
         if said:
-            assert eval(said[1], {"torch": torch}) == default, f"{parameter}: {kind}"  # ours, not a user's
+            assert eval(said[1], {"torch": torch}) == default, f"{parameter}: {kind}"
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
@@ -118,7 +118,7 @@ def test_the_code_of_the_readme_runs(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr("skcc.defaults.max_epochs", lambda n, size: 2)
+    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 2)
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(load_digits().images[:40]):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")

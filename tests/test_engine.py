@@ -77,7 +77,7 @@ def test_an_epoch_shows_every_sample_once_in_equal_batches(store):
     objective = Regression()
     train(objective, store, epochs=2)
     assert [len(b) for b in objective.batches] == [7] * 14  # 50 samples in 7 batches; 1 sits out
-    epochs = [sum(objective.batches[i : i + 7], []) for i in (0, 7)]
+    epochs = [[i for b in objective.batches[at : at + 7] for i in b] for at in (0, 7)]
     assert [len(set(e)) for e in epochs] == [49, 49]
     assert epochs[0] != epochs[1]
 

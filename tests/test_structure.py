@@ -69,10 +69,7 @@ def test_the_table_of_contents_is_sorted_and_complete():
 
 
 def test_importing_skcc_imports_no_torchvision_or_matplotlib():
-    code = (
-        "import sys, skcc; "
-        "print([m for m in ('torchvision', 'matplotlib') if m in sys.modules])"
-    )
+    code = "import sys, skcc; print([m for m in ('torchvision', 'matplotlib') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
