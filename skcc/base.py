@@ -5,6 +5,7 @@ It turns X into a store, resolves every "auto", lets the engine train what the m
 paper and holds no training loop.
 """
 
+import contextlib
 import copy
 import itertools
 import threading
@@ -135,24 +136,38 @@ class BaseDeepClusterer(
         """
         self._check_parameters()
         device = engine.resolve_device(self.device)
-        store, fmt = self._read(X, known=None, device=device)
-        n = len(store)
-        if n < max(2, self.n_clusters):
-            raise ValueError(
-                f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
-            )
-        self._format = fmt
-        self._fitted_with = self.get_params(deep=False)
-        self.settings_ = self._resolve(store, device)
-        self.image_shape_ = fmt.shape if fmt.is_image else None
-        self._warn_about_batch(n)
-        resident = store.to(device)
-        objective, self.history_ = self._train(resident, device)
-        self.n_iter_ = len(self.history_)
-        self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
-        self._live = _Live(objective)
-        self._name_clusters(resident)
+        with self._all_or_nothing():
+            store, self._format = self._read(X, known=None, device=device)
+            n = len(store)
+            if n < max(2, self.n_clusters):
+                raise ValueError(
+                    f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
+                )
+            self._fitted_with = self.get_params(deep=False)
+            self.settings_ = self._resolve(store, device)
+            self.image_shape_ = self._format.shape if self._format.is_image else None
+            self._warn_about_batch(n)
+            store = store.to(device)
+            objective, self.history_ = self._train(store, device)
+            self.n_iter_ = len(self.history_)
+            self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
+            self._live = _Live(objective)
+            self._name_clusters(store)
         return self
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self):
+        """Forget what an earlier fit learned, but bring it back if this one fails."""
+        before = dict(vars(self))
+        for name in before:
+            if name.endswith("_"):
+                del vars(self)[name]
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _check_parameters(self):
         demand_integer("n_clusters", self.n_clusters, 1)
@@ -194,7 +209,6 @@ class BaseDeepClusterer(
         )
         if known is None and not table:
             self.n_features_in_ = fmt.n_features
-            self.__dict__.pop("feature_names_in_", None)
         return store, fmt
 
     def _resolve(self, store, device):

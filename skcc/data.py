@@ -196,6 +196,7 @@ def read(
     if isinstance(X, Tensor):
         return _read_tensor(X, image_shape, known)
     if _holds_sources(X):
+        _demand_images(known)
         pixels = _read_sources(X, side or (lambda short: short), known, n_jobs)
         store = Store(torch.from_numpy(pixels))
         fmt = known or Format(store.shape)
@@ -285,6 +286,7 @@ def _read_array(X, image_shape, known):
     X = _checked_array(X)
     if X.ndim == 2 and image_shape is None and (known is None or not known.is_image):
         return _read_vectors(X, known)
+    _demand_images(known)
     images, rows = _images_of(X, image_shape, known)
     fmt = known
     if fmt is None:
@@ -449,6 +451,14 @@ def _demand_shape(shape, fmt):
     )
 
 
+def _demand_images(known):
+    if known is not None and not known.is_image:
+        raise ValueError(
+            f"X holds images, but the estimator was fitted on vectors of {known.n_features} "
+            "features"
+        )
+
+
 def _read_vectors(X, known):
     X = check_array(X, dtype=[np.float32, np.float64])
     if known is None:
@@ -457,6 +467,10 @@ def _read_vectors(X, known):
             (X.shape[1],),
             mean=X.mean(axis=0, dtype=np.float64),
             scale=np.where(scale > 1e-12, scale, 1.0),
+        )
+    if X.shape[1] != known.n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but is expecting {known.n_features} features as input"
         )
     standard = ((X - known.mean) / known.scale).astype(np.float32)
     return Store(torch.from_numpy(standard)), known
@@ -467,6 +481,7 @@ def _read_tensor(X, image_shape, known):
         X = X.float() if X.dtype in (torch.bfloat16, torch.float16) else X
         return _read_array(X.cpu().numpy(), image_shape, known)
     # Images that are on an accelerator already stay there.
+    _demand_images(known)
     if X.dtype != torch.uint8:
         return _read_array(X.cpu().numpy(), image_shape, known)
     if X.ndim == 3:

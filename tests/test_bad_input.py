@@ -138,3 +138,36 @@ def test_a_failed_refit_leaves_the_fitted_model(fitted):
     with pytest.raises(ValueError, match="NaN"):
         fitted.fit(with_nan(np.nan))
     np.testing.assert_array_equal(fitted.predict_proba(GOOD), before)
+
+
+def test_training_that_fails_leaves_the_fitted_model(fitted):
+    before = fitted.predict_proba(GOOD)
+    fitted.set_params(augment=lambda images: images * float("nan"), n_clusters=5)
+    with pytest.raises(FloatingPointError):
+        fitted.fit(GOOD[:, :6])
+    np.testing.assert_array_equal(fitted.predict_proba(GOOD), before)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+def test_vectors_and_images_are_not_confused(cls):
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = cls(n_clusters=2, max_epochs=1, random_state=0).fit(X)
+    for images in (GOOD, [Image.new("L", (2, 3))] * 4, torch.from_numpy(GOOD)):
+        with pytest.raises(ValueError, match=r"images.*fitted on vectors of 6 features"):
+            model.predict(images)
+    for wrong in (X[:, :5], torch.from_numpy(X[:, :5])):
+        with pytest.raises(ValueError, match=r"5 features.*6 features"):
+            model.predict(wrong)
+    np.testing.assert_array_equal(model.predict(torch.from_numpy(X)), model.labels_)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+def test_a_refit_forgets_what_it_does_not_learn(cls):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = cls(n_clusters=2, max_epochs=1, readout="kmeans", random_state=0).fit(GOOD)
+        assert model.cluster_centers_.shape == (2, model.transform(GOOD).shape[1])
+        model.set_params(readout="head").fit(GOOD)
+    assert not hasattr(model, "cluster_centers_")
