@@ -233,7 +233,7 @@ class BaseDeepClusterer(
             chosen["batch_size"] = defaults.batch_size(n, self.n_clusters)
         chosen["batch_size"] = min(n, chosen["batch_size"])
         if self.max_epochs == "auto":
-            chosen["max_epochs"] = defaults.max_epochs(n, chosen["batch_size"], chosen["augment"])
+            chosen["max_epochs"] = defaults.max_epochs(n, chosen["batch_size"])
         if self.learning_rate == "auto":
             chosen["learning_rate"] = defaults.LEARNING_RATE
         precision = str(engine.resolve_precision(self.precision, device))

@@ -33,7 +33,7 @@ def image_side(short_side: int, device: torch.device) -> int:
     """
     if device.type != "cpu":
         return min(short_side, 224)
-    return min(short_side, 16) if short_side <= 32 else min(short_side // 2, 24)
+    return min(short_side, 16) if short_side <= 32 else min(short_side // 2, 20)
 
 
 def stored_side(short_side: int, view_side: int) -> int:
@@ -117,7 +117,7 @@ def batch_size(n: int, n_clusters: int) -> int:
     return min(n, max(128, 8 * n_clusters))
 
 
-def max_epochs(n: int, size: int, augmentation: str) -> int:
+def max_epochs(n: int, size: int) -> int:
     """Passes over the samples, by a budget of optimizer steps.
 
     Parameters
@@ -128,13 +128,9 @@ def max_epochs(n: int, size: int, augmentation: str) -> int:
     size : int
         Samples per step.
 
-    augmentation : str
-        Name of the augmentation: natural images take longer.
-
     Returns
     -------
     epochs : int
-        As many as the budget buys, but enough to see each image often.
+        As many as the budget buys, but at least 20.
     """
-    steps, fewest = (1600, 30) if augmentation.startswith("natural") else (800, 20)
-    return max(fewest, round(steps / math.ceil(n / size)))
+    return max(20, round(1000 / math.ceil(n / size)))

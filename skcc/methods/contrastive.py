@@ -126,8 +126,8 @@ class ContrastiveClustering(BaseDeepClusterer):
         images as in the paper, gray ones without flips.
 
     image_size : int, default=None
-        Short side of the views, in pixels. None is that of the images, but at most 32 on CPUs
-        and 224 on accelerators.
+        Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or
+        20 for images of 40 or more, and on accelerators at most 224.
 
     image_shape : tuple of int, default=None
         (height, width) or (height, width, channels) of the images that come as rows of a
