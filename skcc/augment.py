@@ -687,7 +687,7 @@ AUGMENTATIONS = {
     "natural-strong-blur": _natural(1.0, blur=0.5),
     # Gray images, where a mirrored or upside-down shape is another shape.
     "gray": ImageAugmentation(
-        scale=(0.6, 1.0), flip=0.0, rotation=15.0, shear=10.0, brightness=0.6, contrast=0.6
+        scale=(0.5, 1.0), flip=0.0, rotation=15.0, shear=10.0, brightness=0.6, contrast=0.6
     ),
     "vector": VectorAugmentation(),
     "none": NoAugmentation(),

@@ -88,8 +88,8 @@ class ClusterGridDisplay:
                 top, left = row * (height + gap), column * (width + gap)
                 canvas[top : top + height, left : left + width] = image[..., _shown(channels)]
         if ax is None:
-            size = 0.55 * columns + 1.4, 0.55 * len(self.images) * height / width + 0.3
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+            size = 0.55 * columns + 1.8, 0.55 * len(self.images) * height / width + 0.3
+            _, ax = plt.subplots(figsize=size, layout="compressed")
         ax.imshow(canvas, interpolation="nearest")
         ax.set_xticks([])
         ax.set_yticks(

@@ -107,11 +107,11 @@ def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
 
 
 @every_estimator
-@pytest.mark.parametrize("readout", ["head", "kmeans"])
-def test_kinds_of_pictures_are_found(cls, shapes, readout):
+@pytest.mark.parametrize(("readout", "at_least"), [("head", 0.9), ("kmeans", 0.7)])
+def test_kinds_of_pictures_are_found(cls, shapes, readout, at_least):
     X, kinds = shapes
     model = quick(cls, max_epochs=60, readout=readout)
-    assert adjusted_rand_score(kinds, model.fit_predict(X)) > 0.8
+    assert adjusted_rand_score(kinds, model.fit_predict(X)) > at_least
     np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), model.labels_)
 
 
