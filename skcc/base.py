@@ -23,9 +23,7 @@ from sklearn.base import (
     ClusterMixin,
     TransformerMixin,
 )
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.preprocessing import normalize
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -330,7 +328,10 @@ class BaseDeepClusterer(
         if self.readout == "head":
             self._order = np.arange(self.n_clusters)
         else:
-            features = normalize(self._sweep(store, self._objective().embed))
+            from sklearn.cluster import KMeans  # here, for the half second that it takes
+
+            embed = self._objective().embed
+            features = self._sweep(store, lambda view: F.normalize(embed(view).float()))
             k_means = KMeans(self.n_clusters, n_init=10, random_state=0).fit(features)
             self.cluster_centers_ = k_means.cluster_centers_.astype(np.float32)
             self._variance = max(float(k_means.inertia_) / features.size, 1e-9)
