@@ -249,7 +249,7 @@ class ContrastiveClustering(BaseDeepClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import ContrastiveClustering
     >>> images = load_digits().images[:60] / 16
-    >>> model = ContrastiveClustering(n_clusters=3, max_epochs=2, random_state=0)
+    >>> model = ContrastiveClustering(n_clusters=3, max_epochs=30, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
