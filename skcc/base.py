@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from skcc import data, defaults, engine
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
-from skcc.callbacks import Progress
+from skcc.callbacks import Progress, announce
 from skcc.checkpoint import Checkpoint, fingerprint
 from skcc.objective import Objective
 from skcc.parameters import demand_choice, demand_integer, demand_real
@@ -144,6 +144,7 @@ class BaseDeepClusterer(
             self._fitted_with = self.get_params(deep=False)
             self.settings_ = self._resolve(store, device)
             self.image_shape_ = self._format.shape if self._format.is_image else None
+            announce(type(self).__name__, self.settings_, self.verbose)
             self._warn_about_batch(n)
             store = store.to(device)
             objective, self.history_ = self._train(store, device)

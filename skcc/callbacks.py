@@ -1,11 +1,31 @@
 """Progress of training, for people.
 
-A bar if tqdm is installed, otherwise a line every few seconds.
+A bar if tqdm is installed, otherwise a line every few seconds; on standard error.
 """
 
+import sys
 import time
 
 _LINE_SECONDS = 5.0
+
+
+def announce(title: str, settings: dict[str, object], verbose: int) -> None:
+    """Show what every "auto" came to.
+
+    Parameters
+    ----------
+    title : str
+        Name of what is trained.
+
+    settings : dict of str to object
+        What was chosen.
+
+    verbose : int
+        0 shows nothing.
+    """
+    if verbose:
+        words = ", ".join(f"{name}={value}" for name, value in settings.items())
+        print(f"{title}: {words}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -74,5 +94,6 @@ class Progress:
             words = "  ".join(f"{name} {value}" for name, value in shown.items())
             print(
                 f"{self.title}  epoch {epoch + 1}/{self.epochs}  {words}  {left:.0f} s left",
+                file=sys.stderr,
                 flush=True,
             )

@@ -29,7 +29,7 @@ def test_a_bar_shows_epoch_terms_speed_and_time_left(capfd):
 def test_lines_without_tqdm(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     epochs(Progress("Fit", 3, 100, 1))
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[1] for line in lines] == ["epoch 1/3", "epoch 3/3"]
     assert "instance 2.500" in lines[0]
     assert "images/s 200" in lines[0]
@@ -46,5 +46,10 @@ def test_a_resumed_bar_counts_what_was_done(capfd):
 def test_fit_shows_progress(capfd, shapes, verbose):
     from skcc import ContrastiveClustering
 
-    ContrastiveClustering(1, max_epochs=2, random_state=0, verbose=verbose).fit(shapes[0])
-    assert "ContrastiveClustering" in capfd.readouterr().err
+    ContrastiveClustering(1, max_epochs=2, random_state=0, device="cpu", verbose=verbose).fit(
+        shapes[0]
+    )
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("ContrastiveClustering: backbone=conv4, augment=gray, max_epochs=2, ")
+    assert "2/2" in err
