@@ -331,6 +331,6 @@ def test_a_loss_that_is_not_finite_stops_training(shapes):
         quick(ContrastiveClustering, augment=lambda images: images * torch.nan).fit(shapes[0])
 
 
-def test_base_has_no_constructor_of_its_own():
+def test_signatures_have_no_tunnels():
     for cls in ESTIMATORS:
         assert "**" not in str(inspect.signature(cls.__init__))
