@@ -345,22 +345,8 @@ def train(
         objective.after_step()
         return {name: term.detach() for name, term in terms.items()}
 
-    history: list[dict[str, float]] = []
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
-        objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
-        scheduler.last_epoch = len(history) * steps
-
-    def save():
-        checkpoint.save(
-            {
-                "objective": objective.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "history": history,
-            }
-        )
-
+    history = _restore(checkpoint, objective, optimizer)
+    scheduler.last_epoch = len(history) * steps
     objective.train()
     try:
         with private_rng(seed, device) if global_rng else contextlib.nullcontext():
@@ -379,7 +365,7 @@ def train(
                 history.append(terms)
                 report(epoch, terms, time.perf_counter() - started)
                 if checkpoint is not None and (checkpoint.is_due() or len(history) == epochs):
-                    save()
+                    _save(checkpoint, objective, optimizer, history)
     except KeyboardInterrupt:
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
@@ -389,6 +375,26 @@ def train(
     objective.eval()
     objective.after_training(whole)
     return history
+
+
+def _restore(checkpoint, objective, optimizer) -> list[dict[str, float]]:
+    """Take up the state of a checkpoint, if there is one; return its history."""
+    state = None if checkpoint is None else checkpoint.load()
+    if state is None:
+        return []
+    objective.load_state_dict(state["objective"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]
+
+
+def _save(checkpoint, objective, optimizer, history):
+    checkpoint.save(
+        {
+            "objective": objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+        }
+    )
 
 
 def _batches(store, views, steps, generator, device) -> Iterator[tuple[Tensor, list]]:
