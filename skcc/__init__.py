@@ -1,7 +1,6 @@
 """Deep image clustering with the manners of scikit-learn."""
 
+from skcc._version import __version__ as __version__
 from skcc.methods.contrastive import ContrastiveClustering
 
 __all__ = ["ContrastiveClustering"]
-
-__version__ = "0.1.0"

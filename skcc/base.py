@@ -15,6 +15,7 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import sklearn
 import torch
 from scipy.special import entr
 from sklearn.base import (
@@ -29,10 +30,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 from torch.nn import functional as F
 
-from skcc import data, defaults, engine
+from skcc import data, defaults, engine, persistence
+from skcc._version import __version__
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
-from skcc.callbacks import Progress, announce
+from skcc.callbacks import CallbackSupportMixin, FitTasks, Progress, announce, with_callbacks
 from skcc.checkpoint import Checkpoint, fingerprint
 from skcc.objective import Objective
 from skcc.parameters import demand_choice, demand_integer, demand_real
@@ -50,7 +52,11 @@ class _Live:
 
 
 class BaseDeepClusterer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
 ):
     """Base of all estimators; a subclass has a constructor and `_phases`."""
 
@@ -108,8 +114,8 @@ class BaseDeepClusterer(
             reduced to gray if none of them has colour, and, if their sizes differ, cut to the
             central square and resized. `X` itself is never changed.
 
-        y : None, default=None
-            Ignored; scikit-learn passes it.
+        y : array-like of shape (n_samples,), default=None
+            Not used in training. Callbacks and scorers may compare with it.
 
         Returns
         -------
@@ -135,24 +141,42 @@ class BaseDeepClusterer(
         self._check_parameters()
         device = engine.resolve_device(self.device)
         with self._all_or_nothing():
-            store, self._format = self._read(X, known=None, device=device)
-            n = len(store)
-            if n < max(2, self.n_clusters):
-                raise ValueError(
-                    f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
-                )
-            self._fitted_with = self.get_params(deep=False)
-            self.settings_ = self._resolve(store, device)
-            self.image_shape_ = self._format.shape if self._format.is_image else None
-            announce(type(self).__name__, self.settings_, self.verbose)
-            self._warn_about_batch(n)
-            store = store.to(device)
-            objective, self.history_ = self._train(store, device)
-            self.n_iter_ = len(self.history_)
-            self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
-            self._live = _Live(objective)
-            self._name_clusters(store)
+            self._fit(X, y, device)
         return self
+
+    @with_callbacks
+    def _fit(self, X, y, device):
+        store, self._format = self._read(X, known=None, device=device)
+        n = len(store)
+        if n < max(2, self.n_clusters):
+            raise ValueError(
+                f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
+            )
+        self._fitted_with = self.get_params(deep=False)
+        self.settings_ = self._resolve(store, device)
+        self.image_shape_ = self._format.shape if self._format.is_image else None
+        announce(type(self).__name__, self.settings_, self.verbose)
+        self._warn_about_batch(n)
+        store = store.to(device)
+        tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
+        objective = self._train(store, device, tasks)
+        self._warn_about_collapse(self._learn(objective, store))
+        tasks.end(lambda: vars(self))
+
+    def _learn(self, objective, store):
+        """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
+        self.n_iter_ = len(self.history_)
+        self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
+        self._live = _Live(objective)
+        return self._name_clusters(store)
+
+    def _as_if_stopped(self, objective, store):
+        """The attributes of this estimator, had training ended now; for callbacks."""
+        model, objective = copy.copy(self), copy.deepcopy(objective)
+        dtype = getattr(torch, self.settings_["precision"])
+        engine.finish(objective, store, self._views(), dtype=dtype)
+        model._learn(objective, store)
+        return vars(model)
 
     @contextlib.contextmanager
     def _all_or_nothing(self):
@@ -257,11 +281,11 @@ class BaseDeepClusterer(
                 f"{4 * self.n_clusters} a cluster has too few members in a batch to be told from "
                 "the others",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
-    def _train(self, store, device):
-        """Run the phases; return the last objective and the history of all."""
+    def _train(self, store, device, tasks):
+        """Run the phases; set the history of all, and return the last objective."""
         settings = self.settings_
         checkpoints = self._checkpoints(store)
         seed = self._seed(checkpoints)
@@ -269,18 +293,19 @@ class BaseDeepClusterer(
             "epochs": settings["max_epochs"],
             **{k: settings[k] for k in ("batch_size", "learning_rate", "weight_decay", "schedule")},
         }
-        history, objective = [], None
+        self.history_, objective = [], None
         phases = self._phases_from_scratch(store.shape, how)
         for phase in itertools.count():
             phase_seed = seed + phase
             with _building, engine.private_rng(phase_seed, device):
                 drawn = next(phases, None)
             if drawn is None:
-                return objective, history
+                return objective
             objective, how = drawn
             objective.to(device, memory_format=torch.channels_last)
-            with Progress(type(self).__name__, how["epochs"], len(store), self.verbose) as report:
-                history += engine.train(
+            earlier = self.history_
+            with Progress(type(self).__name__, how["epochs"], len(store), self.verbose) as progress:
+                history = engine.train(
                     objective,
                     store,
                     self._views(),
@@ -288,9 +313,21 @@ class BaseDeepClusterer(
                     seed=phase_seed,
                     dtype=getattr(torch, settings["precision"]),
                     global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
-                    report=report,
+                    begin=tasks.begin_epoch,
+                    report=self._reporter(objective, store, earlier, tasks, progress),
                     checkpoint=checkpoints(phase, seed),
                 )
+            self.history_ = earlier + history
+
+    def _reporter(self, objective, store, earlier, tasks, progress):
+        """What the engine tells of each epoch is shown, kept, and handed to callbacks."""
+
+        def report(history, seconds):
+            self.history_ = earlier + history
+            progress(len(history) - 1, history[-1], seconds)
+            return tasks.end_epoch(lambda: self._as_if_stopped(objective, store))
+
+        return report
 
     def _phases_from_scratch(self, shape, how):
         """`_phases` with a new backbone, drawn when the first phase is asked for."""
@@ -325,7 +362,7 @@ class BaseDeepClusterer(
         return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
 
     def _name_clusters(self, store):
-        """Number the clusters by size, so that empty ones come last; watch for collapse."""
+        """Number the clusters by size, so that empty ones come last; return the sizes."""
         if self.readout == "head":
             self._order = np.arange(self.n_clusters)
         else:
@@ -344,7 +381,7 @@ class BaseDeepClusterer(
         else:
             self.cluster_centers_ = self.cluster_centers_[order]
         self.labels_ = p[:, order].argmax(axis=1)
-        self._warn_about_collapse(counts)
+        return counts
 
     def _warn_about_collapse(self, counts):
         k, used, largest = self.n_clusters, np.count_nonzero(counts), counts.max() / counts.sum()
@@ -358,7 +395,7 @@ class BaseDeepClusterer(
             f"{what}. More epochs, a larger entropy_weight, an augmentation that fits the "
             "images, or fewer clusters may help.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     # -- after fit --------------------------------------------------------------------------
@@ -475,6 +512,86 @@ class BaseDeepClusterer(
         joint = (p.T @ q + q.T @ p) / (2 * len(store))
         return float(2 * entr(joint.sum(axis=1)).sum() - entr(joint).sum())
 
+    def save(self, path) -> None:
+        """Write the fitted estimator to one safetensors file, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file. One that is there already is replaced.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        TypeError
+            If a parameter cannot be stored.
+        """
+        check_is_fitted(self)
+        header = {
+            "estimator": type(self).__name__,
+            "versions": {
+                "skcc": __version__,
+                **{m.__name__: m.__version__.split("+")[0] for m in (torch, np, sklearn)},
+            },
+            "parameters": {name: _plain(value) for name, value in self._fitted_with.items()},
+        }
+        state = self.__getstate__()
+        persistence.write(path, header, {k: v for k, v in state.items() if k != "_skl_callbacks"})
+
+    @classmethod
+    def load(cls, path, *, device="auto", backbone=None, augment=None):
+        """Read an estimator that was saved; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        device : str, default="auto"
+            Where the estimator computes from now on, whatever it was fitted on.
+
+        backbone : nn.Module, default=None
+            The module that was given as the parameter `backbone`, if one was; its weights come
+            from the file.
+
+        augment : callable, default=None
+            The function that was given as the parameter `augment`, if one was.
+
+        Returns
+        -------
+        estimator : object
+            Fitted, of this class.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+
+        ValueError
+            If the file is damaged, foreign, of a newer skcc or of another estimator, or if a
+            module or function must be given.
+        """
+        engine.resolve_device(device)
+        header, state = persistence.read(path, {"backbone": backbone, "augment": augment})
+        if header.get("estimator") != cls.__name__:
+            raise ValueError(f"{path} holds a {header.get('estimator')}, not a {cls.__name__}")
+        estimator = cls()
+        unknown = set(state.get("_fitted_with", {})) ^ set(estimator.get_params(deep=False))
+        if unknown:
+            raise ValueError(
+                f"{path} was written by skcc {header['versions']['skcc']}, this is "
+                f"{__version__}: they differ in the parameters {', '.join(sorted(unknown))}"
+            )
+        estimator.__setstate__(state)
+        estimator.set_params(device=device)
+        try:
+            estimator._objective()
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{path}: its weights do not fit its parameters: {error}") from error
+        return estimator
+
     def _read_again(self, X):
         check_is_fitted(self)
         return self._read(X, known=self._format)[0]
@@ -505,9 +622,9 @@ class BaseDeepClusterer(
         """From a view to soft assignments, by the read-out that was fitted."""
         objective = self._objective()
         if self._fitted_with["readout"] == "head":
-            order = torch.from_numpy(self._order).to(engine.device_of(objective))
+            order = torch.tensor(self._order, device=engine.device_of(objective))
             return lambda view: objective.assign(view)[:, order]
-        centres = torch.from_numpy(self.cluster_centers_).to(engine.device_of(objective))
+        centres = torch.tensor(self.cluster_centers_, device=engine.device_of(objective))
 
         def posterior(view):
             distance = torch.cdist(F.normalize(objective.embed(view).float()), centres)
@@ -532,11 +649,16 @@ class BaseDeepClusterer(
         return tags
 
     def __getstate__(self):
-        state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_live"}
+        """Plain values and arrays only, so that any format can hold them."""
+        state = {name: value for name, value in super().__getstate__().items() if name != "_live"}
+        if "_format" in state:
+            state["_format"] = dict(vars(self._format))
+        return state
 
     def __setstate__(self, state):
-        super().__setstate__(state)
+        super().__setstate__(dict(state))
+        if "_format" in state:
+            self._format = data.Format(**state["_format"])
         if "weights_" in state:
             self._live = _Live()
 

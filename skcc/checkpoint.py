@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -33,6 +35,32 @@ def fingerprint(samples: Tensor) -> str:
     for part in samples.split(4096):
         digest.update(part.cpu().contiguous().numpy())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that is there stays as it is until the new one is complete.
+
+    Yields
+    ------
+    file : BinaryIO
+        To be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
 
 
 class Checkpoint:
@@ -110,14 +138,6 @@ class Checkpoint:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = {"version": _VERSION, "settings": self.settings, "seed": self.seed}
-        partial = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with open(partial, "wb") as file:
-                torch.save({**own, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
+        with replaced(self.path) as file:
+            torch.save({**own, **state}, file)
         self._saved = time.monotonic()

@@ -258,7 +258,8 @@ def train(
     seed: int,
     dtype: torch.dtype,
     global_rng: bool,
-    report: Callable[[int, dict[str, float], float], None],
+    begin: Callable[[], None],
+    report: Callable[[list[dict[str, float]], float], bool],
     checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, float]]:
     """Minimise the sum of an objective's terms.
@@ -302,8 +303,12 @@ def train(
         Whether the objective or the views draw from torch's global generators: those are then
         seeded for each epoch, and put back at the end.
 
+    begin : callable
+        Called before each epoch.
+
     report : callable
-        Told ``(epoch, terms, seconds)`` after each epoch.
+        Told ``(history, seconds)`` after each epoch: the mean terms of all epochs until now, and
+        what the last one took. If it answers True, training ends.
 
     checkpoint : Checkpoint or None, default=None
         Where training continues from, and where its state is kept.
@@ -331,8 +336,7 @@ def train(
         optimizer, lambda step: factor(min(1.0, step / (epochs * steps)))
     )
 
-    def whole(function):
-        return sweep(objective, store, function, view=views.plain, dtype=dtype)
+    whole = _whole(objective, store, views, dtype)
 
     def step(index, tables):
         with autocast(device, dtype):
@@ -351,6 +355,7 @@ def train(
     try:
         with private_rng(seed, device) if global_rng else contextlib.nullcontext():
             for epoch in range(len(history), epochs):
+                begin()
                 started = time.perf_counter()
                 generator = _epoch_generator(seed, epoch)
                 if global_rng:
@@ -363,18 +368,46 @@ def train(
                 terms = {name: value / steps for name, value in total.items()}
                 _demand_finite(terms, epoch)
                 history.append(terms)
-                report(epoch, terms, time.perf_counter() - started)
-                if checkpoint is not None and (checkpoint.is_due() or len(history) == epochs):
+                stop = report(history, time.perf_counter() - started)
+                last = stop or len(history) == epochs
+                if checkpoint is not None and (last or checkpoint.is_due()):
                     _save(checkpoint, objective, optimizer, history)
+                if stop:
+                    break
     except KeyboardInterrupt:
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
             "until then is kept",
-            stacklevel=4,
+            stacklevel=6,
         )
-    objective.eval()
-    objective.after_training(whole)
+    finish(objective, store, views, dtype=dtype)
     return history
+
+
+def finish(objective: Objective, store: Store, views: Views, *, dtype: torch.dtype) -> None:
+    """What follows the last epoch; the objective is then ready to predict.
+
+    Parameters
+    ----------
+    objective : Objective
+        Trained; changed in place.
+
+    store : Store
+        The samples it was trained on.
+
+    views : Views
+        How a batch becomes views.
+
+    dtype : torch.dtype
+        Type in which networks compute.
+    """
+    objective.eval()
+    objective.after_training(_whole(objective, store, views, dtype))
+
+
+def _whole(objective, store, views, dtype):
+    """The sweep that objectives are handed: over all samples, as they are."""
+    return lambda function: sweep(objective, store, function, view=views.plain, dtype=dtype)
 
 
 def _restore(checkpoint, objective, optimizer) -> list[dict[str, float]]:

@@ -58,6 +58,7 @@ def train(objective, store, **how):
         "seed": 0,
         "dtype": torch.float32,
         "global_rng": False,
+        "begin": lambda: None,
         "report": lambda *_: None,
         **how,
     }
@@ -92,11 +93,22 @@ def test_hooks_are_called_in_order(store):
 
 
 def test_reports_tell_epoch_terms_and_seconds(store):
-    seen = []
-    history = train(Regression(), store, report=lambda *a: seen.append(a))
-    assert [epoch for epoch, _, _ in seen] == [0, 1, 2]
-    assert [terms for _, terms, _ in seen] == history
-    assert all(seconds > 0 for _, _, seconds in seen)
+    seen, begun = [], []
+
+    def report(history, seconds):
+        seen.append((list(history), seconds, len(begun)))
+
+    history = train(Regression(), store, begin=lambda: begun.append(1), report=report)
+    assert [told for told, _, _ in seen] == [history[:1], history[:2], history]
+    assert all(seconds > 0 for _, seconds, _ in seen)
+    assert [n for _, _, n in seen] == [1, 2, 3]
+
+
+def test_a_report_that_answers_true_ends_training(store):
+    objective = Regression()
+    history = train(objective, store, epochs=9, report=lambda history, _: len(history) == 4)
+    assert history == train(Regression(), store, epochs=9)[:4]
+    assert objective.log[-1] == ("end", 50, False)
 
 
 def test_logged_terms_are_the_means_over_the_steps(store):
@@ -156,8 +168,8 @@ def test_resume_is_exact(store, tmp_path):
         def is_due(self):
             return True
 
-    def stop(epoch, terms, seconds):
-        if epoch == 3:
+    def stop(history, seconds):
+        if len(history) == 4:
             raise Stop
 
     with pytest.raises(Stop):
@@ -184,7 +196,7 @@ def test_functions_of_the_user_see_a_seeded_generator_and_leave_none(store):
         engine.train(
             objective, store, views, epochs=2, batch_size=25, learning_rate=0.1,
             weight_decay=0.0, schedule="constant", seed=5, dtype=torch.float32, global_rng=True,
-            report=lambda *_: None,
+            begin=lambda: None, report=lambda *_: None,
         )  # fmt: skip
         assert torch.equal(before, torch.get_rng_state())
         return torch.stack(seen).tolist()

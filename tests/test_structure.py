@@ -10,8 +10,9 @@ import skcc
 ROOT = Path(skcc.__file__).parent
 # From the ground up; a file may import only from lower storeys.
 STOREYS = [
-    {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"},
-    {"objective", "datasets", "defaults"},
+    {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"}
+    | {"_version"},
+    {"objective", "datasets", "defaults", "persistence"},
     {"engine"},
     {"base"},
     {"methods.contrastive"},
