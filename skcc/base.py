@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
-from scipy.special import entr
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -260,11 +259,18 @@ class BaseDeepClusterer(
         if self.learning_rate == "auto":
             chosen["learning_rate"] = defaults.LEARNING_RATE
         precision = str(engine.resolve_precision(self.precision, device))
-        return chosen | {
-            "image_size": self._view_size(shape, device),
-            "device": str(device),
-            "precision": precision.removeprefix("torch."),
-        }
+        numbers = {"max_epochs": int, "batch_size": int, "learning_rate": float,
+                   "weight_decay": float}  # fmt: skip
+        plain = {name: kind(chosen[name]) for name, kind in numbers.items()}  # NumPy's, too
+        return (
+            chosen
+            | plain
+            | {
+                "image_size": self._view_size(shape, device),
+                "device": str(device),
+                "precision": precision.removeprefix("torch."),
+            }
+        )
 
     def _view_size(self, shape, device):
         if len(shape) == 1:
@@ -363,9 +369,8 @@ class BaseDeepClusterer(
 
     def _name_clusters(self, store):
         """Number the clusters by size, so that empty ones come last; return the sizes."""
-        if self.readout == "head":
-            self._order = np.arange(self.n_clusters)
-        else:
+        self._order = np.arange(self.n_clusters)
+        if self.readout == "kmeans":
             from sklearn.cluster import KMeans  # here, for the half second that it takes
 
             embed = self._objective().embed
@@ -375,12 +380,10 @@ class BaseDeepClusterer(
             self._variance = max(float(k_means.inertia_) / features.size, 1e-9)
         p = self._sweep(store, self._assigner())
         counts = np.bincount(p.argmax(axis=1), minlength=self.n_clusters)
-        order = np.argsort(-counts, kind="stable")
-        if self.readout == "head":
-            self._order = order
-        else:
-            self.cluster_centers_ = self.cluster_centers_[order]
-        self.labels_ = p[:, order].argmax(axis=1)
+        self._order = np.argsort(-counts, kind="stable")
+        if self.readout == "kmeans":
+            self.cluster_centers_ = self.cluster_centers_[self._order]
+        self.labels_ = p[:, self._order].argmax(axis=1)
         return counts
 
     def _warn_about_collapse(self, counts):
@@ -471,7 +474,7 @@ class BaseDeepClusterer(
         return self._sweep(self._read_again(X), self._objective().embed)
 
     def score(self, X, y=None):
-        """How much two random views of an image agree on its cluster; needs no labels.
+        """How well two random views of an image agree on its cluster; needs no labels.
 
         Parameters
         ----------
@@ -484,9 +487,10 @@ class BaseDeepClusterer(
         Returns
         -------
         score : float
-            Mutual information, in nats, between the clusters of the two views of an image;
-            higher is better. At most ``log(n_clusters)``, which takes confident, equal and
-            equally large clusters. The views are the same in every call.
+            Adjusted mutual information between the clusters of the first views and those of the
+            second; higher is better. 1 if the views of every image agree, about 0 if they agree
+            as by chance, and 0 if all fall into one cluster. The views are the same in every
+            call.
 
         Raises
         ------
@@ -495,7 +499,18 @@ class BaseDeepClusterer(
 
         ValueError
             If the images are not like those of `fit`.
+
+        Notes
+        -----
+        Being adjusted for chance, it can be compared across `n_clusters`: clusters that cut
+        through a class are told apart less reliably from one view to the next, and clusters that
+        join two classes leave the border between them to chance. On scikit-learn's digits it was
+        largest at 10 clusters among 2 to 30. The margins are small, and a coarse partition that
+        is stable scores well too: take it as one witness among several. Where views are
+        not augmented they agree always, and the score says nothing.
         """
+        from sklearn.metrics import adjusted_mutual_info_score  # here, for the time that it takes
+
         store = self._read_again(X)
         views = self._views()
         assign = self._assigner()
@@ -505,12 +520,13 @@ class BaseDeepClusterer(
         with engine.private_rng(0, device):  # for augmentations that are the user's
             both = self._sweep(
                 store,
-                lambda drawn: torch.cat([assign(view) for view in drawn], dim=1),
+                lambda drawn: torch.stack([assign(view).argmax(dim=1) for view in drawn], dim=1),
                 lambda batch, index: views(batch, tables, index),
             )
-        p, q = np.split(both.astype(np.float64), 2, axis=1)
-        joint = (p.T @ q + q.T @ p) / (2 * len(store))
-        return float(2 * entr(joint.sum(axis=1)).sum() - entr(joint).sum())
+        first, second = both.astype(int).T
+        if len(np.unique(both)) == 1:
+            return 0.0
+        return float(adjusted_mutual_info_score(first, second))
 
     def save(self, path) -> None:
         """Write the fitted estimator to one safetensors file, without pickle.
@@ -621,14 +637,16 @@ class BaseDeepClusterer(
     def _assigner(self):
         """From a view to soft assignments, by the read-out that was fitted."""
         objective = self._objective()
+        device = engine.device_of(objective)
+        order = torch.tensor(self._order, device=device)
         if self._fitted_with["readout"] == "head":
-            order = torch.tensor(self._order, device=engine.device_of(objective))
             return lambda view: objective.assign(view)[:, order]
-        centres = torch.tensor(self.cluster_centers_, device=engine.device_of(objective))
+        # As k-means numbered them: to the last bit the same sums as when they were sorted by size.
+        centres = torch.tensor(self.cluster_centers_, device=device)[order.argsort()]
 
         def posterior(view):
             distance = torch.cdist(F.normalize(objective.embed(view).float()), centres)
-            return F.softmax(-(distance**2) / (2 * self._variance), dim=1)
+            return F.softmax(-(distance**2) / (2 * self._variance), dim=1)[:, order]
 
         return posterior
 

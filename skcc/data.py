@@ -266,9 +266,9 @@ def _stack(arrays):
 
 def _holds_sources(X):
     """Whether X is a sequence of paths or PIL images."""
-    if not isinstance(X, (list, tuple, np.ndarray)) or len(np.shape(X[:0])) != 1 or len(X) == 0:
+    if isinstance(X, np.ndarray) and (X.ndim != 1 or X.dtype.kind not in "OUT"):
         return False
-    if isinstance(X, np.ndarray) and X.dtype.kind not in "OUT":
+    if not isinstance(X, (list, tuple, np.ndarray)) or len(X) == 0:
         return False
     sources = [isinstance(x, (str, Path, Image.Image)) for x in X]
     if not any(sources):

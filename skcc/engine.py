@@ -110,14 +110,15 @@ def n_steps(n: int, batch_size: int) -> int:
         Number of samples.
 
     batch_size : int
-        Most samples per step.
+        Most samples per step, but for a batch of three that cannot be cut.
 
     Returns
     -------
     steps : int
-        An epoch is cut into this many equal batches; never zero.
+        An epoch is cut into this many equal batches; never zero, never so many that a batch
+        would be a single sample, which has nothing to be contrasted with.
     """
-    return math.ceil(n / batch_size)
+    return min(math.ceil(n / batch_size), max(1, n // 2))
 
 
 def _epoch_generator(seed, epoch):

@@ -5,7 +5,7 @@ nothing: what is neither a plain value nor an array is refused when it is writte
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,6 @@ from skcc.augment import ImageAugmentation, NoAugmentation, VectorAugmentation
 from skcc.checkpoint import replaced
 
 _FORMAT = 1
-_AUGMENTATIONS = {
-    cls.__name__: cls for cls in (ImageAugmentation, NoAugmentation, VectorAugmentation)
-}
 
 
 def write(path, header: Mapping[str, object], state: Mapping[str, object]) -> None:
@@ -108,82 +105,87 @@ class _NotGivenError(Exception):
     """Something that no file holds was not given."""
 
 
+def _items(content, inner):
+    return [inner(item, str(i)) for i, item in enumerate(content)]
+
+
+def _fields(content, inner):
+    return {name: inner(item, name) for name, item in content.items()}
+
+
+def _random_state(content, inner):
+    state = np.random.RandomState()
+    state.set_state(inner(content, "state"))
+    return state
+
+
+# Kinds of values that JSON has not: their type, and how they become JSON and come back. `inner`
+# does the same for what a value contains, and is told its name.
+_KINDS: dict[str, tuple[type, Callable, Callable]] = {
+    "dict": (Mapping, _fields, _fields),
+    "tuple": (tuple, _items, lambda content, inner: tuple(_items(content, inner))),
+    "list": (list, _items, _items),
+    "path": (Path, lambda path, inner: str(path), lambda text, inner: Path(text)),
+    "device": (torch.device, lambda device, inner: str(device), lambda text, inner: text),
+    "random state": (
+        np.random.RandomState,
+        lambda state, inner: inner(state.get_state(legacy=False), "state"),
+        _random_state,
+    ),
+    **{
+        cls.__name__: (
+            cls,
+            lambda augmentation, inner: _fields(vars(augmentation), inner),
+            lambda fields, inner, cls=cls: cls(**_fields(fields, inner)),
+        )
+        for cls in (ImageAugmentation, NoAugmentation, VectorAugmentation)
+    },
+}
+
+
 def _pack(value, where, arrays):
-    """JSON of a value, one key naming its kind where JSON has none; arrays are put aside."""
+    """JSON of a value, under a key that names its kind where JSON has none; arrays put aside."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    packed = _pack_array(value, where, arrays) or _pack_container(value, where, arrays)
-    if packed is not None:
-        return packed
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    if isinstance(value, torch.device):
-        return str(value)
-    if isinstance(value, np.random.RandomState):
-        return {"random state": _pack(value.get_state(legacy=False), where, arrays)}
-    if type(value) in _AUGMENTATIONS.values():
-        fields = _pack(vars(value), where, arrays)
-        return {"augmentation": [type(value).__name__, fields]}
+    if isinstance(value, np.ndarray):
+        return _pack_array(value, where, arrays)
+    for kind, (cls, pack, _) in _KINDS.items():
+        if type(value) is cls or (isinstance(value, cls) and not callable(value)):
+            return {kind: pack(value, lambda v, name: _pack(v, f"{where}/{name}", arrays))}
     if callable(value):
         return {"given": getattr(value, "__qualname__", type(value).__qualname__)}
-    raise TypeError(
-        f"{where} is of type {type(value).__name__}, which a file cannot hold; pickle can"
-    )
-
-
-def _pack_container(value, where, arrays):
-    if isinstance(value, Mapping):
-        return {"dict": {k: _pack(v, f"{where}/{k}".lstrip("/"), arrays) for k, v in value.items()}}
-    if isinstance(value, (tuple, list)):
-        items = [_pack(v, f"{where}/{i}", arrays) for i, v in enumerate(value)]
-        return {"tuple" if isinstance(value, tuple) else "list": items}
-    return None
+    name, kind = where.strip("/"), type(value).__name__
+    raise TypeError(f"{name} is of type {kind}, which a file cannot hold; pickle can")
 
 
 def _pack_array(value, where, arrays):
-    if not isinstance(value, np.ndarray):
-        return None
-    if value.dtype.kind in "OUT":
+    if value.dtype.kind in "OU":
         return {"strings": [str(item) for item in value]}
     arrays[where] = np.ascontiguousarray(value).reshape(value.shape)
     return {"array": where}
 
 
-def _unpack(packed, where, arrays, given):
-    if isinstance(packed, list):
-        raise ValueError(f"{where} has no kind")
+def _unpack(packed, name, arrays, given):
+    """The value again; `name` is the last part of its name."""
     if not isinstance(packed, dict):
         return packed
     ((kind, content),) = packed.items()
-
-    def inner(value, name):
-        return _unpack(value, name, arrays, given)
-
-    if kind == "dict":
-        return {k: inner(v, k) for k, v in content.items()}
-    if kind in ("tuple", "list"):
-        items = [inner(v, where) for v in content]
-        return tuple(items) if kind == "tuple" else items
     if kind == "array":
         return arrays[content]
     if kind == "strings":
         return np.array(content, dtype=object)
-    if kind == "path":
-        return Path(content)
-    if kind == "random state":
-        state = np.random.RandomState()  # noqa: NPY002
-        state.set_state(inner(content, where))
-        return state
-    if kind == "augmentation":
-        name, fields = content
-        return _AUGMENTATIONS[name](**inner(fields, where))
     if kind == "given":
-        if given.get(where) is None:
-            raise _NotGivenError(
-                f"{where} was {content}, of which a file holds only the name; give it again, "
-                f"load(path, {where}=...)"
-            )
-        return given[where]
-    raise ValueError(f"{where} is of an unknown kind, {kind!r}")
+        return _given(name, content, given)
+    _, _, unpack = _KINDS[kind]
+    return unpack(content, lambda v, inner_name: _unpack(v, inner_name, arrays, given))
+
+
+def _given(name, was, given):
+    if given.get(name) is None:
+        raise _NotGivenError(
+            f"{name} was {was}, of which a file holds only the name; give it again, as in "
+            f"load(path, {name}=...)"
+        )
+    return given[name]

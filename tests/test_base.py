@@ -8,12 +8,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import skcc
@@ -37,46 +35,10 @@ def fitted(request, shapes):
     return quick(request.param, max_epochs=6).fit(shapes[0])
 
 
-@pytest.fixture(scope="module")
-def kinds_of_x(shapes, tmp_path_factory):
-    """The same 120 pictures in every guise."""
-    gray = shapes[0]
-    colour = np.stack([gray, 255 - gray, gray // 2], axis=-1)
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = []
-    for i, image in enumerate(colour):
-        paths.append(folder / f"{i:03}.png")
-        Image.fromarray(image).save(paths[-1])
-    return {
-        "gray uint8": gray,
-        "gray float": (gray / 255).astype(np.float32),
-        "NHWC uint8": colour,
-        "NCHW float": (colour.transpose(0, 3, 1, 2) / 255).astype(np.float32),
-        "NCHW tensor": torch.from_numpy(colour.transpose(0, 3, 1, 2).copy()),
-        "two channels": colour[..., :2],
-        "four channels": np.concatenate([colour, gray[..., None]], axis=-1),
-        "nine channels": np.concatenate([colour] * 3, axis=-1),
-        "paths": paths,
-        "strings": np.array([str(p) for p in paths]),
-        "PIL": [Image.fromarray(image) for image in colour],
-        "PIL of many sizes": [
-            Image.fromarray(image).resize((16 + i % 5, 16 + i % 3))
-            for i, image in enumerate(colour)
-        ],
-        "vectors": gray.reshape(120, -1)[:, ::4] / 7.0,
-    }
-
-
 KINDS = (
     *("gray uint8", "gray float", "NHWC uint8", "NCHW float", "NCHW tensor", "two channels"),
     *("four channels", "nine channels", "paths", "strings", "PIL", "PIL of many sizes", "vectors"),
 )
-
-
-@parametrize_with_checks([cls(max_epochs=5) for cls in ESTIMATORS])
-@pytest.mark.filterwarnings("ignore")  # tiny data: empty clusters and small batches are expected
-def test_scikit_learns_own_checks(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,54 @@
+"""scikit-learn's own checks, all of them, with real training and without an exemption."""
+
+import importlib
+
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+import skcc
+
+ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+# Tiny data: empty clusters and small batches are expected.
+pytestmark = pytest.mark.filterwarnings("ignore")
+every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+NUMBER = {"1.6": 50, "1.9": 51}  # checks, by release
+EXTRA = [  # public, but not among the checks of check_estimator
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_get_feature_names_out_error",
+    "check_dataframe_column_names_consistency",
+    "check_inplace_ensure_writeable",
+]
+
+
+@parametrize_with_checks([cls(max_epochs=5) for cls in ESTIMATORS])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@every_estimator
+def test_none_of_the_checks_is_passed_over(cls):
+    """A tag such as ``two_d_array=False`` would leave one check."""
+    checks = list(estimator_checks_generator(cls(max_epochs=5), legacy=True))
+    release = ".".join(sklearn.__version__.split(".")[:2])
+    assert len(checks) >= NUMBER.get(release, 50)
+    tags = get_tags(cls())
+    assert tags.input_tags.two_d_array
+    assert not any([tags.non_deterministic, tags.no_validation, tags._skip_test])
+    assert tags.transformer_tags.preserves_dtype == ["float32"]
+
+
+@pytest.mark.parametrize("name", EXTRA)
+@every_estimator
+def test_scikit_learns_extra_checks(cls, name):
+    if name.endswith(("pandas", "polars")):
+        importlib.import_module(name.rsplit("_", 1)[1])
+    getattr(estimator_checks, name)(cls.__name__, clone(cls(max_epochs=2)))

@@ -1,0 +1,328 @@
+"""Fitted estimators on disk: the same answers, and nothing executed."""
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import skcc
+from skcc import persistence
+from skcc.augment import ImageAugmentation
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+QUICK = {"n_clusters": 3, "max_epochs": 2, "batch_size": 40, "random_state": 0, "device": "cpu"}
+ANSWERS = ("predict_proba", "transform")
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(256, 7), nn.BatchNorm1d(7))
+
+
+class Mine(ImageAugmentation):
+    pass
+
+
+def noisy(images):
+    return images + 0.1 * torch.randn_like(images)
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS, ids=lambda c: c.__name__)
+def cls(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fitted(cls, shapes):
+    return cls(**QUICK).fit(shapes[0])
+
+
+@pytest.fixture
+def path(fitted, tmp_path):
+    fitted.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def assert_alike(loaded, fitted, X):
+    for name in ANSWERS:
+        np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(fitted, name)(X))
+    np.testing.assert_array_equal(loaded.labels_, fitted.labels_)
+    assert loaded.score(X) == fitted.score(X)
+    assert loaded.history_ == fitted.history_
+    assert loaded.settings_ == fitted.settings_
+    assert vars(loaded).keys() == vars(fitted).keys()
+
+
+VARIANTS = {
+    "defaults": {},
+    "k-means": {"readout": "kmeans"},
+    "an augmentation": {"augment": ImageAugmentation(scale=(0.5, 1.0), flip=0.0)},
+    "a RandomState": {"random_state": np.random.RandomState(3)},
+    "NumPy integers": {"n_clusters": np.int64(3), "learning_rate": np.float32(1e-3)},
+    "a device": {"device": torch.device("cpu")},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_saved_estimator_is_the_same_estimator(cls, shapes, tmp_path, variant):
+    X = shapes[0]
+    model = cls(**QUICK | VARIANTS[variant]).fit(X)
+    model.save(tmp_path / "m")
+    loaded = cls.load(tmp_path / "m")
+    assert_alike(loaded, model, X)
+    assert loaded.device == "auto"
+    if variant != "a RandomState":
+        same = loaded.set_params(device="cpu").fit(X)
+        np.testing.assert_array_equal(same.predict_proba(X), cls(**QUICK | VARIANTS[variant])
+                                      .fit(X).predict_proba(X))  # fmt: skip
+
+
+def test_vectors_rows_and_names_of_columns(cls, shapes, tmp_path):
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(shapes[0].reshape(120, -1)[:, ::8] / 7.0).add_prefix("c")
+    model = cls(**QUICK).fit(table)
+    model.save(tmp_path / "m")
+    loaded = cls.load(tmp_path / "m")
+    assert_alike(loaded, model, table)
+    assert list(loaded.feature_names_in_) == list(table.columns)
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(table.add_prefix("x"))
+    rows = shapes[0].reshape(120, -1)
+    model = cls(**QUICK, image_shape=(16, 16), checkpoint_dir=tmp_path / "c").fit(rows)
+    model.save(tmp_path / "m")
+    loaded = cls.load(tmp_path / "m")
+    assert_alike(loaded, model, rows)
+    assert (loaded.image_shape, loaded.checkpoint_dir) == ((16, 16), tmp_path / "c")
+
+
+def test_modules_and_functions_of_the_user_are_given_again(cls, shapes, tmp_path):
+    X = shapes[0]
+    model = cls(**QUICK, backbone=Net(), augment=noisy).fit(X)
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"backbone was Net.*load\(path, backbone=\.\.\.\)"):
+        cls.load(tmp_path / "m", augment=noisy)
+    with pytest.raises(ValueError, match=r"augment was noisy.*load\(path, augment=\.\.\.\)"):
+        cls.load(tmp_path / "m", backbone=Net())
+    with pytest.raises(ValueError, match="weights do not fit"):
+        cls.load(tmp_path / "m", backbone=nn.Sequential(nn.Flatten(), nn.Linear(256, 5)),
+                 augment=noisy)  # fmt: skip
+    assert_alike(cls.load(tmp_path / "m", backbone=Net(), augment=noisy), model, X)
+    own = cls(**QUICK, augment=Mine(scale=(0.5, 1.0))).fit(X)
+    own.save(tmp_path / "m")
+    with pytest.raises(ValueError, match="augment was Mine"):
+        cls.load(tmp_path / "m")
+
+
+def test_the_header_says_what_made_the_file(cls, path):
+    with safe_open(path, framework="numpy") as file:
+        header = file.metadata()
+        assert {name.split("/")[1] for name in file.keys()} >= {"weights_", "labels_"}  # noqa: SIM118
+    assert json.loads(header["estimator"]) == cls.__name__
+    versions = json.loads(header["versions"])
+    assert versions["skcc"] == skcc.__version__
+    assert versions.keys() == {"skcc", "torch", "numpy", "sklearn"}
+    parameters = json.loads(header["parameters"])
+    assert parameters == {**cls().get_params(), **QUICK}
+    assert b"\x80\x04" not in path.read_bytes()[:4]
+    assert b"sklearn." not in path.read_bytes(), "no name of a class to import"
+
+
+def test_a_file_that_names_a_device_of_another_machine_loads_here(cls, fitted, shapes, path):
+    fitted_there = pickle.loads(pickle.dumps(fitted)).set_params(device="cuda:9")
+    fitted_there._fitted_with["device"] = "cuda:9"
+    fitted_there.settings_ = fitted.settings_ | {"device": "cuda:9"}
+    fitted_there.save(path)
+    np.testing.assert_array_equal(
+        cls.load(path).predict_proba(shapes[0]), fitted.predict_proba(shapes[0])
+    )
+    with pytest.raises(ValueError, match="device='cuda:9' cannot be used here"):
+        cls.load(path, device="cuda:9")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_file_from_a_gpu_loads_on_a_cpu(cls, shapes, tmp_path):
+    model = cls(**QUICK | {"device": "cuda"}).fit(shapes[0])
+    model.save(tmp_path / "m")
+    loaded = cls.load(tmp_path / "m", device="cpu")
+    np.testing.assert_allclose(
+        loaded.predict_proba(shapes[0]), model.predict_proba(shapes[0]), atol=2e-2
+    )
+
+
+# -- files that are not what they should be --------------------------------------------------
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def with_header(path, change):
+    """Rewrite the JSON at the head of a safetensors file."""
+    whole = path.read_bytes()
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + size])
+    change(header["__metadata__"])
+    head = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + whole[8 + size :])
+
+
+def other_estimator(header):
+    header["estimator"] = '"KMeans"'
+
+
+def without_state(header):
+    del header["state"]
+
+
+def of_a_newer_skcc(header):
+    header["skcc_format"] = "99"
+
+
+def with_another_parameter(header):
+    state = json.loads(header["state"])
+    state["dict"]["_fitted_with"]["dict"]["momentum"] = 0.9
+    header["state"] = json.dumps(state)
+
+
+def with_fewer_clusters(header):
+    state = json.loads(header["state"])
+    state["dict"]["_fitted_with"]["dict"]["n_clusters"] = 2
+    header["state"] = json.dumps(state)
+
+
+def with_an_unknown_kind(header):
+    header["state"] = '{"object": "os.system"}'
+
+
+def without_weights(header):
+    state = json.loads(header["state"])
+    del state["dict"]["weights_"]
+    header["state"] = json.dumps(state)
+
+
+def with_broken_json(header):
+    header["state"] = header["state"][:-9]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_estimator, "holds a KMeans, not a"),
+        (without_state, "damaged"),
+        (of_a_newer_skcc, "format 99 of a newer skcc"),
+        (with_another_parameter, "differ in the parameters momentum"),
+        (with_fewer_clusters, "weights do not fit"),
+        (with_an_unknown_kind, "damaged"),
+        (without_weights, "damaged|do not fit"),
+        (with_broken_json, "damaged"),
+    ],
+)
+def test_a_changed_header_is_refused(cls, path, change, message):
+    with_header(path, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        cls.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_foreign_and_hostile_files_are_refused_and_execute_nothing(cls, path, capfd):
+    whole = path.read_bytes()
+    contents = [whole[:keep] for keep in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1)]
+    contents += [pickle.dumps(Evil()), b"\x89PNG\r\n\x1a\n" + b"\0" * 99, b"\xff" * 64]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged, or no safetensors file"):
+            cls.load(path)
+    torch.save({"a": Evil()}, path)
+    with pytest.raises(ValueError, match="damaged, or no safetensors file"):
+        cls.load(path)
+    save_file({"weight": np.zeros(3)}, path)
+    with pytest.raises(ValueError, match="holds no estimator of skcc"):
+        cls.load(path)
+    assert capfd.readouterr().out == ""
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        cls.load(path.parent / "other")
+
+
+def test_saving_needs_a_fit_and_a_failed_write_leaves_the_old_file(
+    cls, fitted, shapes, path, monkeypatch
+):
+    with pytest.raises(NotFittedError):
+        cls().save(path)
+
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(persistence, "to_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        fitted.save(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    np.testing.assert_array_equal(cls.load(path).labels_, fitted.labels_)
+
+
+def test_what_no_file_can_hold_is_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match="a/1 is of type set"):
+        persistence.write(tmp_path / "m", {}, {"a": [1, {2}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_of_every_kind_come_back(tmp_path):
+    state = {
+        "scalars": [None, True, 3, 0.1, float("inf"), "ä", np.float32(0.5)],
+        "nested": {"t": (1, (2, [3])), "empty": {}, "none": ()},
+        "arrays": {"i": np.arange(3), "f": np.eye(2, dtype=np.float32)[:, ::-1], "0d": np.array(7)},
+        "names": np.array(["a", "b"], dtype=object),
+        "path": Path("a/b"),
+        "augmentation": ImageAugmentation(flip=0.25),
+    }
+    persistence.write(tmp_path / "m", {"who": [1, 2]}, state)
+    header, back = persistence.read(tmp_path / "m", {})
+    assert header == {"who": [1, 2]}
+    for name, array in state["arrays"].items():
+        assert back["arrays"][name].dtype == array.dtype
+        np.testing.assert_array_equal(back["arrays"].pop(name), array)
+    assert list(back.pop("names")) == ["a", "b"]
+    del state["arrays"], state["names"]
+    back.pop("arrays")
+    assert back == state
+
+
+# -- the other formats ----------------------------------------------------------------------
+
+
+def test_skops_trusts_all_but_the_estimator_itself(cls, fitted, shapes):
+    packed = skops.io.dumps(fitted)
+    own = [f"{cls.__module__}.{cls.__name__}"]
+    assert skops.io.get_untrusted_types(data=packed) == own
+    assert_alike(skops.io.loads(packed, trusted=own), fitted, shapes[0])
+
+
+def test_pickle_joblib_and_pipelines(cls, fitted, shapes, tmp_path):
+    X = shapes[0]
+    packed = pickle.dumps(fitted)
+    assert b"torch" not in packed, "weights are NumPy arrays"
+    assert_alike(pickle.loads(packed), fitted, X)
+    pipeline = make_pipeline(StandardScaler(), cls(**QUICK, image_shape=(16, 16)))
+    rows = X.reshape(120, -1)
+    pipeline.fit(rows)
+    joblib.dump(pipeline, tmp_path / "p")
+    for how in (None, "r"):
+        loaded = joblib.load(tmp_path / "p", mmap_mode=how)
+        np.testing.assert_array_equal(
+            loaded[-1].predict_proba(pipeline[0].transform(rows)),
+            pipeline[-1].predict_proba(pipeline[0].transform(rows)),
+        )
