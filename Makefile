@@ -1,14 +1,35 @@
 # The two commands of the README are `make demo` and `make test`; both set themselves up.
 PYTHON ?= python3
 BIN := .venv/bin
+OLDEST := .venv/oldest
 
-.PHONY: demo test lint clean
+# The lower bounds of pyproject.toml, laid over the environment; torch stays the newest.
+OLD_PACKAGES := scikit-learn==1.6.0 numpy==1.26.0 scipy==1.11.1 joblib==1.3.0 pillow==10.3.0 \
+	safetensors==0.4.0 pandas==2.1.4
+# What touches scikit-learn, NumPy, SciPy, joblib, Pillow or safetensors.
+OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py tests/test_data.py \
+	tests/test_images_contract.py tests/test_metrics.py tests/test_model_selection.py \
+	tests/test_persistence.py tests/test_properties.py
+
+.PHONY: demo test test-newest test-oldest test-all lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
-test: lint
+test: lint test-newest test-oldest
+
+test-newest: .venv/installed
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST)/installed
+	PYTHONPATH=$(OLDEST) SCIPY_ARRAY_API=0 $(BIN)/python -m pytest $(OLD_TESTS) \
+		-W ignore::pytest.PytestRemovedIn10Warning  # of the decorator of 1.6
+
+# The long version: slow tests, many more random inputs, and scikit-learn's checks without the
+# switch that lets SciPy take other arrays than NumPy's.
+test-all: lint .venv/installed test-oldest
+	$(BIN)/python -m pytest -m "long or not long" --hypothesis-profile=long
+	SCIPY_ARRAY_API=0 $(BIN)/python -m pytest tests/test_contract.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -19,5 +40,10 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+$(OLDEST)/installed: .venv/installed Makefile
+	rm -rf $(OLDEST)
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts --target $(OLDEST) $(OLD_PACKAGES)
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache

@@ -8,7 +8,6 @@ paper and holds no training loop.
 import contextlib
 import copy
 import itertools
-import threading
 import warnings
 from collections.abc import Iterator
 from numbers import Integral
@@ -40,7 +39,6 @@ from skcc.parameters import demand_choice, demand_integer, demand_real
 
 SWALLOWED = 0.9  # a cluster with this share of the samples is called a collapse
 _NOT_RESULTS = {"checkpoint_dir", "device", "n_jobs", "precision", "verbose"}
-_building = threading.Lock()  # the initial weights come from torch's global generator
 
 
 class _Live:
@@ -219,8 +217,9 @@ class BaseDeepClusterer(
     def _read(self, X, *, known, device=None):
         """X as a store, with scikit-learn's checks of tables and feature names."""
         table = data.is_table(X)
-        if table:
-            X = validate_data(self, X, reset=known is None, dtype=None)
+        sources = not table and data.holds_sources(X)
+        if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
+            X = validate_data(self, X, reset=known is None, dtype=None, skip_check_array=sources)
 
         def stored_side(short):
             view = self.image_size or defaults.image_side(short, device)
@@ -230,7 +229,7 @@ class BaseDeepClusterer(
             X, image_shape=self.image_shape, side=stored_side, known=known, n_jobs=self.n_jobs
         )
         if known is None and not table:
-            self.n_features_in_ = fmt.n_features
+            self.n_features_in_ = 1 if sources else fmt.n_features
         return store, fmt
 
     def _resolve(self, store, device):
@@ -303,7 +302,7 @@ class BaseDeepClusterer(
         phases = self._phases_from_scratch(store.shape, how)
         for phase in itertools.count():
             phase_seed = seed + phase
-            with _building, engine.private_rng(phase_seed, device):
+            with engine.private_rng(phase_seed, device):
                 drawn = next(phases, None)
             if drawn is None:
                 return objective
@@ -517,7 +516,8 @@ class BaseDeepClusterer(
         device = engine.device_of(self._objective())
         generator = torch.Generator().manual_seed(0)
         tables = views.draw(len(store), store.shape, generator, device)
-        with engine.private_rng(0, device):  # for augmentations that are the user's
+        own = callable(self._fitted_with["augment"])  # may draw from the global generator
+        with engine.private_rng(0, device) if own else contextlib.nullcontext():
             both = self._sweep(
                 store,
                 lambda drawn: torch.stack([assign(view).argmax(dim=1) for view in drawn], dim=1),
@@ -619,7 +619,7 @@ class BaseDeepClusterer(
         if objective is None:
             twin = type(self)(**self._fitted_with)
             twin.settings_ = self.settings_
-            with _building, engine.private_rng(0, device):
+            with engine.private_rng(0, device):
                 *_, (objective, _) = twin._phases_from_scratch(self._format.shape, {})
             objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
             objective.eval().to(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ file knows no views, networks or methods.
 """
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CHANNELS = (1, 2, 3, 4)  # what an axis of channels is recognised by
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _CHUNK = 2**20  # numbers that are converted at a time
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+_given_images = threading.Lock()  # Pillow loads pixels and EXIF of an image when first asked
 _GRAY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
 
 
@@ -223,6 +225,27 @@ def is_table(X) -> bool:
     if hasattr(X, "shape"):
         return len(X.shape) == 2 and not _is_column_of_paths(X)
     return isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) == 1
+
+
+def holds_sources(X) -> bool:
+    """Whether X is a folder, or a sequence or column of paths or PIL images.
+
+    Parameters
+    ----------
+    X : object
+        Anything.
+
+    Returns
+    -------
+    answer : bool
+        Then a sample is one thing, not an array of numbers.
+
+    Raises
+    ------
+    TypeError
+        If paths or images are mixed with other things.
+    """
+    return isinstance(X, (str, Path)) or _holds_sources(_as_sequence(X))
 
 
 def _is_column_of_paths(X):
@@ -551,7 +574,8 @@ def _read_sources(sources, side, known, n_jobs):
 def _opened(source):
     """A PIL image of a path or PIL image; what fails while it is open names the source."""
     if isinstance(source, Image.Image):
-        yield source
+        with _given_images:
+            yield source
         return
     try:
         with Image.open(source) as image:

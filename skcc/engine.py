@@ -6,6 +6,7 @@ no method, loss or network. All randomness of an epoch comes from (seed, epoch).
 
 import contextlib
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from skcc.objective import Objective
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 PREDICT_BATCH = 128
+_global_rng = threading.RLock()
 
 
 def one_cycle(progress: float) -> float:
@@ -132,7 +134,7 @@ def private_rng(seed: int, device: torch.device):
     """Seed torch's global generators, and put them back afterwards.
 
     For what cannot be given a generator: the initial weights of layers, dropout, and functions
-    of the user.
+    of the user. One thread at a time; others wait.
 
     Parameters
     ----------
@@ -143,7 +145,8 @@ def private_rng(seed: int, device: torch.device):
         Whose generator is meant, beside the CPU's.
     """
     devices = [device] if device.type != "cpu" else []
-    with torch.random.fork_rng(devices, device_type=devices[0].type if devices else "cuda"):
+    kind = devices[0].type if devices else "cuda"
+    with _global_rng, torch.random.fork_rng(devices, device_type=kind):
         seed_global_rng(seed, device)
         yield
 

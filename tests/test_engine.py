@@ -1,6 +1,8 @@
 """The loop, with objectives that are not ours."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -184,6 +186,17 @@ def test_resume_is_exact(store, tmp_path):
     assert train(loaded, store, epochs=6, checkpoint=checkpoint()) == expected
     assert loaded.batches == []
     assert torch.equal(loaded.line.weight, whole.line.weight)
+
+
+def test_one_thread_at_a_time_has_the_global_generator():
+    def draw(seed):
+        with engine.private_rng(seed, torch.device("cpu")):
+            first = torch.rand(())
+            time.sleep(0.05)
+            return first.item(), torch.rand(()).item()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(draw, range(3))) == [draw(seed) for seed in range(3)]
 
 
 def test_functions_of_the_user_see_a_seeded_generator_and_leave_none(store):
