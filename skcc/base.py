@@ -258,18 +258,15 @@ class BaseDeepClusterer(
         if self.learning_rate == "auto":
             chosen["learning_rate"] = defaults.LEARNING_RATE
         precision = str(engine.resolve_precision(self.precision, device))
-        numbers = {"max_epochs": int, "batch_size": int, "learning_rate": float,
-                   "weight_decay": float}  # fmt: skip
-        plain = {name: kind(chosen[name]) for name, kind in numbers.items()}  # NumPy's, too
-        return (
-            chosen
-            | plain
-            | {
-                "image_size": self._view_size(shape, device),
-                "device": str(device),
-                "precision": precision.removeprefix("torch."),
-            }
-        )
+        return chosen | {
+            "max_epochs": int(chosen["max_epochs"]),  # from NumPy's numbers, too
+            "batch_size": int(chosen["batch_size"]),
+            "learning_rate": float(chosen["learning_rate"]),
+            "weight_decay": float(chosen["weight_decay"]),
+            "image_size": self._view_size(shape, device),
+            "device": str(device),
+            "precision": precision.removeprefix("torch."),
+        }
 
     def _view_size(self, shape, device):
         if len(shape) == 1:
@@ -553,8 +550,8 @@ class BaseDeepClusterer(
             },
             "parameters": {name: _plain(value) for name, value in self._fitted_with.items()},
         }
-        state = self.__getstate__()
-        persistence.write(path, header, {k: v for k, v in state.items() if k != "_skl_callbacks"})
+        without_callbacks = copy.copy(self).set_callbacks()
+        persistence.write(path, header, without_callbacks.__getstate__())
 
     @classmethod
     def load(cls, path, *, device="auto", backbone=None, augment=None):
@@ -597,8 +594,8 @@ class BaseDeepClusterer(
         unknown = set(state.get("_fitted_with", {})) ^ set(estimator.get_params(deep=False))
         if unknown:
             raise ValueError(
-                f"{path} was written by skcc {header['versions']['skcc']}, this is "
-                f"{__version__}: they differ in the parameters {', '.join(sorted(unknown))}"
+                f"{path} was written with {header.get('versions')}; this is skcc "
+                f"{__version__}. They differ in the parameters {', '.join(sorted(unknown))}"
             )
         estimator.__setstate__(state)
         estimator.set_params(device=device)

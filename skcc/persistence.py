@@ -93,7 +93,7 @@ def read(path, given: Mapping[str, object]) -> tuple[dict[str, object], dict[str
     try:
         header = {name: json.loads(text) for name, text in metadata.items()}
         packed = header.pop("state")
-        state = _unpack(packed, "", arrays, given)
+        state = dict(_unpack(packed, "", arrays, given))
     except _NotGivenError as error:
         raise ValueError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from torch import nn
 
 import skcc
@@ -74,7 +74,9 @@ def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
 def test_kinds_of_pictures_are_found(cls, shapes, readout, at_least):
     X, kinds = shapes
     model = quick(cls, max_epochs=60, readout=readout)
-    assert adjusted_rand_score(kinds, model.fit_predict(X)) > at_least
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # clean input, no warning
+        assert adjusted_rand_score(kinds, model.fit_predict(X)) > at_least
     np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), model.labels_)
 
 
@@ -169,6 +171,40 @@ def test_concurrent_fits_do_not_disturb_each_other(shapes):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(fit, range(8)))
     assert together == [fit(seed) for seed in range(8)]
+
+
+# -- the score ------------------------------------------------------------------------------
+
+
+def test_the_score_is_one_where_views_agree_and_zero_where_they_are_noise(shapes):
+    X = shapes[0]
+    same = quick(ContrastiveClustering, augment="none", max_epochs=20).fit(X)
+    assert len(np.unique(same.labels_)) == 3
+    assert same.score(X) == 1
+    assert same.score(X[same.labels_ == 1]) == 0, "one cluster"
+    noise = quick(ContrastiveClustering, augment=torch.rand_like, max_epochs=20).fit(X)
+    assert abs(noise.score(X)) < 0.1
+
+
+def test_the_score_is_that_of_scikit_learn_on_the_clusters_of_two_views(shapes):
+    X = shapes[0]
+    model = quick(ContrastiveClustering, max_epochs=20).fit(X)
+    views, n = model._views(), len(X)
+    tables = views.draw(n, (16, 16, 1), torch.Generator().manual_seed(0), torch.device("cpu"))
+    both = views(torch.from_numpy(X[..., None]), tables, torch.arange(n))
+    with torch.inference_mode():
+        a, b = (model._objective().assign(view).argmax(dim=1).numpy() for view in both)
+    assert (a != b).any()
+    assert model.score(X) == pytest.approx(adjusted_mutual_info_score(a, b))
+
+
+@pytest.mark.long
+def test_the_score_prefers_ten_clusters_of_digits():
+    from skcc.datasets import load_digits
+
+    X = load_digits().images
+    scores = {k: ContrastiveClustering(k, random_state=1).fit(X).score(X) for k in (5, 8, 10, 14)}
+    assert max(scores, key=scores.get) == 10
 
 
 # -- backbones, augmentations, sizes --------------------------------------------------------

@@ -111,7 +111,9 @@ def python_blocks(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-def test_the_code_of_the_readme_runs(monkeypatch, tmp_path):
+@pytest.mark.filterwarnings("ignore")  # two epochs find little
+@pytest.mark.parametrize("page", ["README.md", "docs/scikit-learn.md"])
+def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
     from PIL import Image
 
     from skcc.datasets import load_digits
@@ -123,14 +125,10 @@ def test_the_code_of_the_readme_runs(monkeypatch, tmp_path):
     for i, image in enumerate(load_digits().images[:40]):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     namespace = {}
-    blocks = python_blocks(HOME / "README.md")
+    blocks = python_blocks(HOME / page)
     assert blocks
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two epochs find little
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), namespace)  # ours, not a user's
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)  # ours, not a user's
 
 
 def test_the_quickstart_clusters_digits(tmp_path):
