@@ -17,6 +17,7 @@ from torch.nn import functional as F
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 _BLUR_RADIUS = 11  # the 23 taps of Contrastive Clustering
 _CROP_TRIES = 10
+_CONTRAST = 1  # its place among the colour operations
 _NOISE_BANK = 2048
 _MIN_FEATURES_TO_DROP = 8
 
@@ -251,7 +252,10 @@ class ImageAugmentation:
             images = _warp(images, rows["rotation"], rows["shear"])
         x = crop_resize(images, rows["box"], size, rows["flip"])
         x = _jitter_colour(x, rows) if x.shape[1] in (3, 4) else _jitter_intensity(x, rows)
-        if self.blur:
+        if self.blur and x.device.type == "cpu":  # elsewhere, knowing which would stop the device
+            blurred = rows["sigma"].nonzero()[:, 0]
+            x[blurred] = _blur(x[blurred], rows["sigma"][blurred])
+        elif self.blur:
             x = _blur(x, rows["sigma"])
         return x
 
@@ -314,7 +318,7 @@ def _jitter_colour(x, rows):
     """
     b = len(x)
     colour = x[:, :3].flatten(2)
-    luma = colour.new_tensor(LUMA)
+    luma = torch.cat([colour.new_full((1,), weight) for weight in LUMA])  # no copy from the host
     eye = torch.eye(4, device=x.device)
     mean = F.pad(colour.mean(dim=2), (0, 1), value=1.0)[..., None]
     operations = torch.stack(
@@ -326,14 +330,13 @@ def _jitter_colour(x, rows):
         ],
         dim=1,
     )
-    is_contrast = F.one_hot(torch.tensor(1, device=x.device), 4).bool()
     pull = (1 - rows["contrast"])[:, None]
     matrix = eye.expand(b, 4, 4)
     for step in range(4):
         kind = rows["order"][:, step]
         operation = operations.gather(1, kind[:, None, None, None].expand(b, 1, 4, 4))[:, 0]
         grey = ((matrix @ mean)[:, :3, 0] @ luma)[:, None]
-        offset = F.pad((pull * grey * is_contrast[kind][:, None]).expand(b, 3), (0, 1))
+        offset = F.pad((pull * grey * (kind == _CONTRAST)[:, None]).expand(b, 3), (0, 1))
         matrix = (operation + F.pad(offset[..., None], (3, 0))) @ matrix
     matrix = torch.where(rows["jitter"][:, None, None], matrix, eye)
     grey = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
@@ -368,25 +371,25 @@ def _hue(turn):
 
 
 def _blur(x, sigma):
-    """Gaussian blur, one standard deviation per image; sigma 0 leaves the image as it is."""
-    rows, columns = (_blur_matrix(sigma, side)[:, None] for side in x.shape[2:])
+    """Gaussian blur, one standard deviation per image; sigma 0 leaves the image as it is.
+
+    The border is reflected without repeating its pixel.
+    """
+    reach = [min(_BLUR_RADIUS, side - 1) for side in x.shape[2:]]
+    rows, columns = (
+        _blur_matrix(sigma, side, radius)[:, None]
+        for side, radius in zip(x.shape[2:], reach, strict=True)
+    )
+    x = F.pad(x, (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
     return rows @ x @ columns.transpose(2, 3)
 
 
-def _blur_matrix(sigma, side):
-    """Toeplitz matrices of the blur, the border reflected without repeating its pixel."""
-    radius = min(_BLUR_RADIUS, side - 1)
-    i = torch.arange(side, device=sigma.device)
-    distances = (
-        i[:, None] - i,
-        torch.where(i > 0, i[:, None] + i, side * 4),
-        torch.where(i < side - 1, 2 * (side - 1) - i[:, None] - i, side * 4),
-    )
-    spread = 2 * sigma.clamp_min(1e-3)[:, None, None] ** 2
-    weight = sum(
-        torch.exp(-(d.float() ** 2) / spread).masked_fill(d.abs() > radius, 0) for d in distances
-    )
-    return weight / weight.sum(-1, keepdim=True)
+def _blur_matrix(sigma, side, radius):
+    """Banded matrices (b, side, side + 2 * radius), each row the kernel one further right."""
+    offset = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.exp(-(offset**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    return F.pad(kernel, (side - 1, side - 1)).unfold(1, side + 2 * radius, 1).flip(1)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class Store:
         """Shape of one sample."""
         return tuple(self.samples.shape[1:])
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.samples.device
+
     def to(self, device: torch.device) -> "Store":
         """The same samples on a device.
 
@@ -140,10 +145,66 @@ class Store:
             Results for the next `batch_size` samples, or for those that are left.
         """
         for start in range(0, len(self), batch_size):
-            index = torch.arange(start, start + batch_size, device=self.samples.device)
+            index = torch.arange(start, start + batch_size, device=self.device)
             index = index.clamp_max(len(self) - 1)
             rows = function(self.batch(index), index)
             yield rows[: len(self) - start]
+
+
+class SourceStore(Store):
+    """Files or PIL images that are decoded batch by batch, so that memory does not grow with them.
+
+    Parameters
+    ----------
+    sources : sequence of str, Path or PIL.Image.Image
+        The images.
+
+    shape : tuple of (int, int, int)
+        Height, width and channels to which they are brought.
+
+    n_jobs : int or None
+        Threads that decode.
+    """
+
+    def __init__(self, sources, shape: tuple[int, ...], n_jobs: int | None):
+        self.sources, self._shape, self.n_jobs = sources, shape, n_jobs
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self._shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return torch.device("cpu")
+
+    def to(self, device: torch.device) -> Store:
+        return self.read().to(device)
+
+    def read(self) -> Store:
+        """Decode all of them.
+
+        Returns
+        -------
+        store : Store
+            Holds them.
+        """
+        return Store(self._decoded(range(len(self))))
+
+    def batch(self, index: Tensor) -> Tensor:
+        once, back = index.unique(return_inverse=True)
+        return self._decoded(once.tolist())[back]
+
+    def _decoded(self, index):
+        pixels = np.empty((len(index), *self.shape), dtype=np.uint8)
+        Parallel(n_jobs=self.n_jobs, backend="threading")(
+            delayed(_decode)(self.sources[i], pixels[at]) for at, i in enumerate(index)
+        )
+        return torch.from_numpy(pixels)
 
 
 # -- what kind of thing X is ----------------------------------------------------------------
@@ -181,7 +242,7 @@ def read(
     Returns
     -------
     store : Store
-        The samples.
+        The samples; after `fit`, files and PIL images wait to be decoded.
 
     fmt : Format
         `known` if given, otherwise what these samples are like.
@@ -199,11 +260,11 @@ def read(
         return _read_tensor(X, image_shape, known)
     if _holds_sources(X):
         _demand_images(known)
-        pixels = _read_sources(X, side or (lambda short: short), known, n_jobs)
-        store = Store(torch.from_numpy(pixels))
-        fmt = known or Format(store.shape)
-        _demand_shape(store.shape, fmt)
-        return store, fmt
+        if known is None:
+            shape = _common_shape(X, side or (lambda short: short), n_jobs)
+            return SourceStore(X, shape, n_jobs).read(), Format(shape)
+        _demand_readable(X, known)
+        return SourceStore(X, known.shape, n_jobs), known
     return _read_array(X, image_shape, known)
 
 
@@ -552,22 +613,16 @@ def image_files(root) -> list[Path]:
     return files
 
 
-def _read_sources(sources, side, known, n_jobs):
-    """Decode paths and PIL images into one uint8 array of shape (n, h, w, c)."""
-    threads = Parallel(n_jobs=n_jobs, backend="threading")
-    if known is None:
-        headers = threads(delayed(_header)(s) for s in sources)
-        shape = _common_shape(headers, side)
-    else:
-        shape = known.shape
-    if shape[2] not in (1, 3):
+def _demand_readable(sources, known):
+    """Find early what would fail late."""
+    if known.shape[2] not in (1, 3):
         raise ValueError(
-            f"the estimator was fitted on images with {shape[2]} channels; paths and PIL images "
-            "have 1 or 3"
+            f"the estimator was fitted on images with {known.shape[2]} channels; paths and PIL "
+            "images have 1 or 3"
         )
-    pixels = np.empty((len(sources), *shape), dtype=np.uint8)
-    threads(delayed(_decode)(source, pixels[i]) for i, source in enumerate(sources))
-    return pixels
+    for source in sources:
+        if not isinstance(source, Image.Image) and not Path(source).is_file():
+            raise ImageReadError(f"no such file: {source}")
 
 
 @contextlib.contextmanager
@@ -599,7 +654,8 @@ def _has_colour(image):
     return image.mode not in _GRAY_MODES
 
 
-def _common_shape(headers, side):
+def _common_shape(sources, side, n_jobs):
+    headers = Parallel(n_jobs=n_jobs, backend="threading")(delayed(_header)(s) for s in sources)
     sizes = {size for size, _ in headers}
     channels = 3 if any(colour for _, colour in headers) else 1
     short = int(np.median([min(size) for size, _ in headers]))

@@ -63,7 +63,21 @@ class ContrastiveObjective(Objective):
         self.entropy_weight = entropy_weight
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        h_a, h_b = map(self.backbone, views)  # two calls: batch statistics are per view
+        return self.losses(*map(self.backbone, views))  # two calls: batch statistics are per view
+
+    def losses(self, h_a: Tensor, h_b: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss, from the features of the two views.
+
+        Parameters
+        ----------
+        h_a, h_b : Tensor of shape (n, n_features)
+            Row ``i`` of both belongs to one image.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            Weighted; their sum is minimised.
+        """
         terms = {}
         if self.instance_weight:
             z_a, z_b = self.instance_head(h_a), self.instance_head(h_b)

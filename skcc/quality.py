@@ -1,0 +1,157 @@
+"""Time to accuracy: seconds of training until a clustering is as good as asked for.
+
+Classes are used for reporting only. Training is timed, looking at it is not.
+"""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skcc import defaults
+from skcc.benchmark import agreement
+from skcc.datasets import DATASETS
+from skcc.methods.contrastive import ContrastiveClustering, ContrastiveObjective
+
+GOALS = (0.90, 0.95, 0.97)
+
+# What is compared with the defaults, one change at a time.
+VARIANTS: dict[str, dict] = {
+    "defaults": {},
+    "constant": {"schedule": "constant"},
+    "resnet10-narrow": {"backbone": "resnet10-narrow"},
+    "resnet18-image": {"backbone": "resnet18-image"},
+    "batch 64": {"batch_size": 64},
+    "batch 256": {"batch_size": 256},
+    "batch 512": {"batch_size": 512},
+    "joint": {"joint": True},
+    "two thirds": {"epochs": 2 / 3},
+    "half": {"epochs": 1 / 2},
+}
+
+
+class _JointObjective(ContrastiveObjective):
+    """Batch statistics of both views together: one call of the backbone."""
+
+    def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        return self.losses(*self.backbone(torch.cat(views)).chunk(2))
+
+
+class JointContrastiveClustering(ContrastiveClustering):
+    """`ContrastiveClustering` with batch statistics of both views together."""
+
+    def _phases(self, backbone, n_features, settings):
+        for objective, how in super()._phases(backbone, n_features, settings):
+            objective.__class__ = _JointObjective
+            yield objective, how
+
+
+class _Clock:
+    """Processor and wall seconds spent between the beginnings and ends of epochs."""
+
+    def __init__(self):
+        self.cpu = self.wall = 0.0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        self._since = time.process_time(), time.perf_counter()
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "epoch":
+            self.cpu += time.process_time() - self._since[0]
+            self.wall += time.perf_counter() - self._since[1]
+
+
+class _Judge(_Clock):
+    """Accuracy after each epoch, with the time on the clock that was told before."""
+
+    def __init__(self, target, clock):
+        super().__init__()
+        self.target, self.clock, self.seen = target, clock, []
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.task_name == "epoch":
+            scores = agreement(self.target, fitted_estimator.labels_)
+            self.seen.append((self.clock.cpu, self.clock.wall, scores["ACC"]))
+
+
+def quality(
+    dataset: str, *, root: str | None, seeds: list[int], variants: list[str], device: str
+) -> Iterator[dict]:
+    """Train variants of Contrastive Clustering, and look at them after each epoch.
+
+    Parameters
+    ----------
+    dataset : str
+        A key of `skcc.datasets.DATASETS`, with classes.
+
+    root : str or None
+        Folder of the data set, for those that need one.
+
+    seeds : list of int
+        Each variant is trained once per seed.
+
+    variants : list of str
+        Keys of `VARIANTS`.
+
+    device : str
+        Where.
+
+    Yields
+    ------
+    record : dict
+        Processor seconds until each of `GOALS` was first reached, or None; final scores.
+
+    Raises
+    ------
+    ValueError
+        If a variant is unknown, or the data set has no classes.
+    """
+    unknown = set(variants) - set(VARIANTS)
+    if unknown:
+        raise ValueError(f"no variants {sorted(unknown)}; there are {', '.join(VARIANTS)}")
+    bunch = DATASETS[dataset](root, download=False)
+    if bunch.target is None:
+        raise ValueError(f"{dataset} has no classes to compare with")
+    n, k = len(bunch.target), len(np.unique(bunch.target))
+    epochs = defaults.max_epochs(n, defaults.batch_size(n, k))
+    for name in variants:
+        for seed in seeds:
+            yield _run(name, bunch, epochs, seed=seed, device=device)
+
+
+def _run(name, bunch, epochs, *, seed, device):
+    k = len(np.unique(bunch.target))
+    parameters = dict(VARIANTS[name])
+    cls = JointContrastiveClustering if parameters.pop("joint", False) else ContrastiveClustering
+    epochs = round(epochs * parameters.pop("epochs", 1))
+    model = cls(k, max_epochs=epochs, random_state=seed, device=device, **parameters)
+    clock = _Clock()
+    judge = _Judge(bunch.target, clock)
+    model.set_callbacks(clock, judge).fit(bunch.images)
+    reached = {
+        f"{goal:.2f}": next((round(cpu, 1) for cpu, _, acc in judge.seen if acc >= goal), None)
+        for goal in GOALS
+    }
+    scores = agreement(bunch.target, model.labels_)
+    return {
+        "bench": "quality",
+        "variant": name,
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": model.settings_["batch_size"],
+        "cpu_seconds_to": reached,
+        "cpu_seconds": round(clock.cpu, 1),
+        "wall_seconds": round(clock.wall, 1),
+        **{name: round(value, 4) for name, value in scores.items()},
+        "score": round(model.score(bunch.images), 4),
+        "threads": torch.get_num_threads(),
+        "device": model.settings_["device"],
+    }
