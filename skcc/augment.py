@@ -112,8 +112,9 @@ def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
     images = batch.float() / 255
     if tuple(batch.shape[1:3]) == tuple(size):
         return images.permute(0, 3, 1, 2)
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=batch.device)
-    return crop_resize(images, whole.expand(len(batch), 4), size)
+    whole = torch.zeros(len(batch), 4, device=batch.device)
+    whole[:, 2:] = 1
+    return crop_resize(images, whole, size)
 
 
 @dataclass(frozen=True)

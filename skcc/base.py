@@ -158,6 +158,8 @@ class BaseDeepClusterer(
         tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
         objective = self._train(store, device, tasks)
         self._warn_about_collapse(self._learn(objective, store))
+        if device.type != "cpu":
+            self._live = _Live()  # its memory goes back; `predict` builds it again
         tasks.end(lambda: vars(self))
 
     def _learn(self, objective, store):

@@ -153,9 +153,20 @@ def run(
         "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
         "device": estimator.settings_["device"],
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "skcc": skcc.__version__,
-            **{m.__name__: m.__version__ for m in (torch, sklearn, np, PIL)},
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What measurements depend on.
+
+    Returns
+    -------
+    versions : dict of str to str
+        Of Python, this package and those it computes with.
+    """
+    return {
+        "python": platform.python_version(),
+        "skcc": skcc.__version__,
+        **{m.__name__: m.__version__ for m in (torch, sklearn, np, PIL)},
     }

@@ -1,7 +1,8 @@
-"""The command line: ``skcc run METHOD DATASET``."""
+"""The command line: ``skcc run METHOD DATASET`` and ``skcc bench NAME``."""
 
 import argparse
 import ast
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,22 @@ _EXAMPLES = """examples:
   skcc run contrastive digits --set cluster_weight=0 readout=kmeans   (instance head alone)
   skcc run contrastive digits --set augmented_views=1                 (one view is plain)
 """
+
+
+def _benches():
+    from skcc import quality, speed
+
+    return {
+        "augment": speed.augment,
+        "losses": speed.losses,
+        "step": speed.step,
+        "predict": speed.predict,
+        "memory": speed.memory,
+        "scaling": speed.scaling,
+        "import": speed.import_time,
+        "variants": speed.variants,
+        "quality": quality.quality,
+    }
 
 
 def _setting(text):
@@ -53,7 +70,31 @@ def _parser():
         help="parameters of the estimator",
     )
     run.add_argument("--verbose", action="store_true", help="show progress")
+    run.set_defaults(work=_run)
+    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
+    names = bench.add_subparsers(dest="bench", required=True)
+    for name, function in _benches().items():
+        _add_bench(names, name, function)
     return parser
+
+
+def _add_bench(names, name, function):
+    """A benchmark's options are the parameters of its function."""
+    first, *_ = inspect.getdoc(function).splitlines()
+    bench = names.add_parser(name, help=first, description=first)
+    bench.set_defaults(work=_bench, function=function)
+    bench.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
+    for parameter in inspect.signature(function).parameters.values():
+        option, default = f"--{parameter.name}", parameter.default
+        if default is inspect.Parameter.empty:
+            bench.add_argument(option, default="cpu", help="default: cpu")
+        elif isinstance(default, tuple):
+            kind = type(default[0])
+            bench.add_argument(option, nargs="+", type=kind, default=default, help=f"{default}")
+        else:
+            kind = int if default is None and parameter.name != "root" else type(default)
+            kind = str if parameter.name == "root" else kind
+            bench.add_argument(option, type=kind, default=default, help=f"default: {default}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,26 +111,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all went well, 1 after an error, which is printed; argparse exits with 2.
     """
     options = _parser().parse_args(arguments)
-    from skcc import benchmark
-
     try:
-        parameters = {}
-        if options.recipe:
-            key = options.method, options.dataset
-            if key not in benchmark.RECIPES:
-                raise ValueError(f"the paper has no settings for {' on '.join(key)}")
-            parameters |= benchmark.RECIPES[key]
-        parameters |= {"random_state": options.seed, "verbose": int(options.verbose)}
-        parameters |= dict(options.set)
-        record = benchmark.run(
-            options.method,
-            options.dataset,
-            parameters=parameters,
-            root=options.root,
-            download=options.download,
-        )
+        for record in options.work(options):
+            print(json.dumps(record), flush=True)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"skcc: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(record))
     return 0
+
+
+def _run(options):
+    from skcc import benchmark
+
+    parameters = {}
+    if options.recipe:
+        key = options.method, options.dataset
+        if key not in benchmark.RECIPES:
+            raise ValueError(f"the paper has no settings for {' on '.join(key)}")
+        parameters |= benchmark.RECIPES[key]
+    parameters |= {"random_state": options.seed, "verbose": int(options.verbose)}
+    parameters |= dict(options.set)
+    yield benchmark.run(
+        options.method,
+        options.dataset,
+        parameters=parameters,
+        root=options.root,
+        download=options.download,
+    )
+
+
+def _bench(options):
+    import torch
+
+    from skcc import benchmark, engine, speed
+
+    torch.set_num_threads(options.threads)
+    names = inspect.signature(options.function).parameters
+    record = options.function(**{name: getattr(options, name) for name in names})
+    records = [record] if isinstance(record, dict) else record
+    machine = {"threads": options.threads, "versions": benchmark.versions()}
+    if "device" in names:
+        device = engine.resolve_device(options.device)
+        machine["device"] = str(device)
+        if device.type == "cuda":
+            machine["ceilings"] = speed.ceilings(device)
+    for record in records:
+        yield {**record, **machine}

@@ -9,7 +9,7 @@ file knows no views, networks or methods.
 import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 CHANNELS = (1, 2, 3, 4)  # what an axis of channels is recognised by
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
 _CHUNK = 2**20  # numbers that are converted at a time
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 _given_images = threading.Lock()  # Pillow loads pixels and EXIF of an image when first asked
@@ -104,9 +105,16 @@ class Store:
         Returns
         -------
         store : Store
-            Itself if the samples are there already.
+            Itself if the samples are there already; a `PinnedStore` if they would fill more than
+            two fifths of the memory that is free on a CUDA device.
         """
-        return self if self.samples.device == device else Store(self.samples.to(device))
+        if self.samples.device == device:
+            return self
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.samples.nbytes > RESIDENT_SHARE * free:
+                return PinnedStore(self.samples)
+        return Store(self.samples.to(device))
 
     def batch(self, index: Tensor) -> Tensor:
         """Some samples.
@@ -122,6 +130,28 @@ class Store:
             A copy.
         """
         return self.samples.index_select(0, index)
+
+    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
+        """Hand out batches for training.
+
+        Parameters
+        ----------
+        order : sequence of Tensor of shape (b,)
+            Indices of the samples of each batch, on the CPU.
+
+        device : torch.device
+            Where batches are needed.
+
+        Yields
+        ------
+        index : Tensor of shape (b,)
+            Which samples these are, on the device.
+
+        batch : Tensor of shape (b, ...)
+            The samples, on the device.
+        """
+        for index in torch.stack(tuple(order)).to(device):
+            yield index, self.batch(index)
 
     def sweep(
         self, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
@@ -149,6 +179,45 @@ class Store:
             index = index.clamp_max(len(self) - 1)
             rows = function(self.batch(index), index)
             yield rows[: len(self) - start]
+
+
+class PinnedStore(Store):
+    """Samples that stay on the host, in memory that a CUDA device can read while it computes.
+
+    Parameters
+    ----------
+    samples : Tensor of shape (n, ...)
+        On the CPU.
+    """
+
+    def __init__(self, samples: Tensor):
+        super().__init__(samples.pin_memory() if torch.cuda.is_available() else samples)
+
+    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
+        # Each batch is on its way, on a stream of its own, while the one before is in use.
+        copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+        def send(index):
+            batch = self.samples.index_select(0, index)
+            if copying is None:
+                return index, batch
+            with torch.cuda.stream(copying):
+                return [t.pin_memory().to(device, non_blocking=True) for t in (index, batch)]
+
+        sent = None
+        for index in order:
+            ready, sent = sent, send(index)
+            if ready is not None:
+                yield self._arrived(ready, copying)
+        yield self._arrived(sent, copying)
+
+    def _arrived(self, sent, copying):
+        if copying is not None:
+            current = torch.cuda.current_stream()
+            current.wait_stream(copying)
+            for tensor in sent:
+                tensor.record_stream(current)
+        return tuple(sent)
 
 
 class SourceStore(Store):

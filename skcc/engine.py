@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from skcc.objective import Objective
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 PREDICT_BATCH = 128
+WARM_UP_STEPS = 3  # before a step is recorded
 _global_rng = threading.RLock()
 
 
@@ -265,6 +266,7 @@ def train(
     begin: Callable[[], None],
     report: Callable[[list[dict[str, float]], float], bool],
     checkpoint: Checkpoint | None = None,
+    capture: bool = False,
 ) -> list[dict[str, float]]:
     """Minimise the sum of an objective's terms.
 
@@ -276,7 +278,7 @@ def train(
         Trained in place, on the device where it is.
 
     store : Store
-        The samples, on the same device.
+        The samples, on the same device or such that they stream to it.
 
     views : Views
         How a batch becomes views.
@@ -317,6 +319,10 @@ def train(
     checkpoint : Checkpoint or None, default=None
         Where training continues from, and where its state is kept.
 
+    capture : bool, default=False
+        Whether steps on CUDA are recorded once and replayed. Where `global_rng` is set they
+        never are: nobody knows what functions of the user do.
+
     Returns
     -------
     history : list of dict
@@ -326,35 +332,37 @@ def train(
     ------
     FloatingPointError
         If a term is no longer finite; names the epoch and the term.
+
+    torch.OutOfMemoryError
+        If a batch does not fit into the memory of the device; names one that does.
     """
     device = device_of(objective)
     steps = n_steps(len(store), batch_size)
+    captured = capture and device.type == "cuda" and not global_rng
     optimizer = torch.optim.AdamW(
         objective.parameters(),
         lr=learning_rate,
         weight_decay=weight_decay,
         fused=device.type in ("cpu", "cuda"),
+        capturable=captured,
     )
-    factor = SCHEDULES[schedule]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: factor(min(1.0, step / (epochs * steps)))
-    )
-
     whole = _whole(objective, store, views, dtype)
 
-    def step(index, tables):
+    def step(batch, index):
         with autocast(device, dtype):
-            terms = objective(views(store.batch(index), tables, index), index)
+            terms = objective(views(batch, tables, index), index)
             loss = sum(terms.values())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
         objective.after_step()
         return {name: term.detach() for name, term in terms.items()}
 
     history = _restore(checkpoint, objective, optimizer)
-    scheduler.last_epoch = len(history) * steps
+    rate = _Rate(optimizer, learning_rate, SCHEDULES[schedule], epochs * steps)
+    rate.done = len(history) * steps
+    run_step = CapturedStep(step) if captured else step
+    tables = None
     objective.train()
     try:
         with private_rng(seed, device) if global_rng else contextlib.nullcontext():
@@ -365,11 +373,14 @@ def train(
                 if global_rng:
                     seed_global_rng(generator.initial_seed(), device)
                 objective.before_epoch(epoch, whole)
-                total = _sum_terms(
-                    step(index, tables)
-                    for index, tables in _batches(store, views, steps, generator, device)
-                )
-                terms = {name: value / steps for name, value in total.items()}
+                order = _order(len(store), steps, generator)
+                tables = _renewed(tables, views.draw(len(store), store.shape, generator, device))
+                total: dict[str, Tensor] = {}
+                for index, batch in store.stream(order, device):
+                    rate.advance()
+                    for name, term in run_step(batch, index).items():
+                        total[name] = total[name] + term if name in total else term
+                terms = {name: value.item() / steps for name, value in total.items()}
                 _demand_finite(terms, epoch)
                 history.append(terms)
                 stop = report(history, time.perf_counter() - started)
@@ -378,6 +389,13 @@ def train(
                     _save(checkpoint, objective, optimizer, history)
                 if stop:
                     break
+    except torch.OutOfMemoryError as error:
+        optimizer.zero_grad(set_to_none=True)
+        fits = tables and _largest_that_fits(step, store, len(store) // steps, device)
+        raise torch.OutOfMemoryError(
+            f"a batch of {len(store) // steps} samples does not fit into the memory of {device}; "
+            + (f"one of {fits} does: batch_size={fits}" if fits else "nor does one of 2")
+        ) from error
     except KeyboardInterrupt:
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
@@ -434,22 +452,111 @@ def _save(checkpoint, objective, optimizer, history):
     )
 
 
-def _batches(store, views, steps, generator, device) -> Iterator[tuple[Tensor, list]]:
-    n = len(store)
-    order = torch.randperm(n, generator=generator)
-    tables = views.draw(n, store.shape, generator, device)
-    order = order[: n // steps * steps].to(device)
-    for index in order.chunk(steps):
-        yield index, tables
+class _Rate:
+    """Sets the step size before each step, without a word from the device."""
+
+    def __init__(self, optimizer, peak, factor, planned):
+        self.groups, self.peak, self.factor = optimizer.param_groups, peak, factor
+        self.planned, self.done = planned, 0
+        for group in self.groups:
+            device = group["params"][0].device
+            # A captured step reads it from memory.
+            group["lr"] = torch.tensor(peak, device=device) if group["capturable"] else peak
+
+    def advance(self):
+        rate = self.peak * self.factor(min(1.0, self.done / self.planned))
+        for group in self.groups:
+            if group["capturable"]:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.done += 1
 
 
-def _sum_terms(terms):
-    """Add up the terms of all steps on the device; read them once."""
-    total: dict[str, Tensor] = {}
-    for step in terms:
-        for name, term in step.items():
-            total[name] = total[name] + term if name in total else term
-    return {name: value.item() for name, value in total.items()}
+class CapturedStep:
+    """A training step that is recorded once as a CUDA graph and then replayed.
+
+    The first calls run as they are, so that libraries choose their kernels and the optimizer
+    makes its state; then one is recorded. All calls must have arguments of one shape.
+
+    Parameters
+    ----------
+    step : callable
+        From a batch and the indices of its samples to terms; free of transfers to and from the
+        host.
+    """
+
+    def __init__(self, step: Callable[[Tensor, Tensor], dict[str, Tensor]]):
+        self._step, self._calls, self._graph = step, 0, None
+
+    def __call__(self, batch: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Run the step.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (b, ...)
+            Samples as they are stored.
+
+        index : Tensor of shape (b,)
+            Which they are.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            New tensors.
+        """
+        self._calls += 1
+        if self._calls <= WARM_UP_STEPS:
+            return self._aside(batch, index)
+        if self._graph is None:
+            self._batch, self._index = batch.clone(), index.clone()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._terms = self._step(self._batch, self._index)
+        self._batch.copy_(batch)
+        self._index.copy_(index)
+        self._graph.replay()
+        return {name: term.clone() for name, term in self._terms.items()}
+
+    def _aside(self, batch, index):
+        """Run on another stream, as recording demands of what precedes it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            terms = self._step(batch, index)
+        torch.cuda.current_stream().wait_stream(stream)
+        return terms
+
+
+def _order(n, steps, generator):
+    """Indices of the samples of each step, on the CPU."""
+    return torch.randperm(n, generator=generator)[: n // steps * steps].chunk(steps)
+
+
+def _renewed(tables, drawn):
+    """The new draws in the memory of the old ones, where a recorded step reads them."""
+    if tables is None:
+        return drawn
+    for old, new in zip(tables, drawn, strict=True):
+        for name, column in new.items():
+            old[name].copy_(column)
+    return tables
+
+
+def _largest_that_fits(step, store, size, device):
+    """The largest half, quarter, ... of a batch whose step runs; None if none does.
+
+    The steps it takes do harm to the weights, which are lost anyway.
+    """
+    while (size := size // 2) >= 2:
+        torch.cuda.empty_cache()
+        try:
+            for index, batch in store.stream([torch.arange(size)], device):
+                step(batch, index)
+        except torch.OutOfMemoryError:
+            continue
+        return size
+    return None
 
 
 def _demand_finite(terms, epoch):

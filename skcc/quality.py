@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skcc import defaults
 from skcc.benchmark import agreement
 from skcc.datasets import DATASETS
-from skcc.methods.contrastive import ContrastiveClustering, ContrastiveObjective
+from skcc.methods.contrastive import ContrastiveClustering
+from skcc.speed import JointObjective
 
 GOALS = (0.90, 0.95, 0.97)
 
@@ -32,19 +32,12 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-class _JointObjective(ContrastiveObjective):
-    """Batch statistics of both views together: one call of the backbone."""
-
-    def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        return self.losses(*self.backbone(torch.cat(views)).chunk(2))
-
-
 class JointContrastiveClustering(ContrastiveClustering):
     """`ContrastiveClustering` with batch statistics of both views together."""
 
     def _phases(self, backbone, n_features, settings):
         for objective, how in super()._phases(backbone, n_features, settings):
-            objective.__class__ = _JointObjective
+            objective.__class__ = JointObjective
             yield objective, how
 
 
@@ -83,22 +76,27 @@ class _Judge(_Clock):
 
 
 def quality(
-    dataset: str, *, root: str | None, seeds: list[int], variants: list[str], device: str
+    *,
+    data: str = "digits",
+    root: str | None = None,
+    seeds: tuple[int, ...] = (0,),
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    device: str,
 ) -> Iterator[dict]:
     """Train variants of Contrastive Clustering, and look at them after each epoch.
 
     Parameters
     ----------
-    dataset : str
+    data : str, default="digits"
         A key of `skcc.datasets.DATASETS`, with classes.
 
-    root : str or None
+    root : str, default=None
         Folder of the data set, for those that need one.
 
-    seeds : list of int
+    seeds : tuple of int, default=(0,)
         Each variant is trained once per seed.
 
-    variants : list of str
+    variants : tuple of str, default=tuple(VARIANTS)
         Keys of `VARIANTS`.
 
     device : str
@@ -115,11 +113,15 @@ def quality(
         If a variant is unknown, or the data set has no classes.
     """
     unknown = set(variants) - set(VARIANTS)
+    if data not in DATASETS or (root is None and data != "digits"):
+        raise ValueError(
+            f"no data set {data!r}, or no root for it; there are {', '.join(DATASETS)}"
+        )
     if unknown:
         raise ValueError(f"no variants {sorted(unknown)}; there are {', '.join(VARIANTS)}")
-    bunch = DATASETS[dataset](root, download=False)
+    bunch = DATASETS[data](root, download=False)
     if bunch.target is None:
-        raise ValueError(f"{dataset} has no classes to compare with")
+        raise ValueError(f"{data} has no classes to compare with")
     n, k = len(bunch.target), len(np.unique(bunch.target))
     epochs = defaults.max_epochs(n, defaults.batch_size(n, k))
     for name in variants:

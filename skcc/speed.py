@@ -11,15 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from skcc import engine
@@ -124,6 +127,24 @@ def _images(n, side, channels=3):
     return large.reshape(n, side, side, channels)
 
 
+def _pillow_transform(size, strength, blur):
+    """The views of Contrastive Clustering by Pillow and torchvision, for one image."""
+    from torchvision import transforms
+
+    jitter = transforms.ColorJitter(
+        0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength
+    )  # fmt: skip
+    blurs = [transforms.RandomApply([transforms.GaussianBlur(23, (0.1, 2.0))], 0.5)]
+    return transforms.Compose([
+        transforms.RandomResizedCrop(size),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomApply([jitter], 0.8),
+        transforms.RandomGrayscale(0.2),
+        *(blurs if blur else []),
+        transforms.ToTensor(),
+    ])  # fmt: skip
+
+
 # -- augmentation ---------------------------------------------------------------------------
 
 
@@ -154,8 +175,6 @@ def augment(
     record : dict
         Milliseconds per image of both, and their ratio.
     """
-    from torchvision import transforms
-
     where = engine.resolve_device(device)
     blurred = size >= 64
     source = source or (round(size * 8 / 7) if blurred else size)
@@ -170,16 +189,7 @@ def augment(
         tables = views.draw(batch, (source, source, 3), generator, where)
         return views(store, tables, index)
 
-    blur = [transforms.RandomApply([transforms.GaussianBlur(23, (0.1, 2.0))], 0.5)]
-    theirs_one = transforms.Compose([
-        transforms.RandomResizedCrop(size),
-        transforms.RandomHorizontalFlip(),
-        transforms.RandomApply([transforms.ColorJitter(
-            0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)], 0.8),
-        transforms.RandomGrayscale(0.2),
-        *(blur if blurred else []),
-        transforms.ToTensor(),
-    ])  # fmt: skip
+    theirs_one = _pillow_transform(size, strength, blurred)
     pictures = [Image.fromarray(image) for image in images]
 
     def theirs():
@@ -327,10 +337,22 @@ def _loss_record(name, n, k, seconds):
 # -- the whole step -------------------------------------------------------------------------
 
 
+class JointObjective(ContrastiveObjective):
+    """Batch statistics of both views together: one call of the backbone."""
+
+    def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        return self.losses(*self.backbone(torch.cat(views)).chunk(2))
+
+
 class _Setting:
     """A network, its heads, images and views: what one measurement trains."""
 
-    def __init__(self, *, backbone, side, batch, n, clusters, device, dtype=torch.float32):
+    def __init__(
+        self, *, backbone, side, batch, n, clusters, device, dtype=torch.float32, joint=False,
+        channels_last=True,
+    ):  # fmt: skip
+        self.cls = JointObjective if joint else ContrastiveObjective
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.device = engine.resolve_device(device)
         self.dtype, self.batch = dtype, batch
         self.store = Store(torch.from_numpy(_images(min(n, 512), side))
@@ -344,15 +366,17 @@ class _Setting:
     def _objective(self, backbone, side, clusters):
         network = BACKBONES[backbone]((side, side, 3), (side, side)).eval()
         n_features = network(torch.zeros(2, 3, side, side)).shape[1]
-        objective = ContrastiveObjective(network, n_features, clusters, **_HEADS)
-        return objective.to(self.device, memory_format=torch.channels_last).train()
+        objective = self.cls(network, n_features, clusters, **_HEADS)
+        if self.layout is torch.contiguous_format:  # views come as channels last
+            network.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
+        return objective.to(self.device, memory_format=self.layout).train()
 
-    def engine_epoch(self):
+    def engine_epoch(self, capture=False):
         """An epoch of the engine."""
         engine.train(
             self.objective, self.store, self.views, epochs=1, batch_size=self.batch,
             learning_rate=1e-3, weight_decay=0.0, schedule="one-cycle", seed=0, dtype=self.dtype,
-            global_rng=False, begin=lambda: None, report=lambda *_: False,
+            global_rng=False, begin=lambda: None, report=lambda *_: False, capture=capture,
         )  # fmt: skip
 
     def bare_epoch(self, watch=lambda part: None):
@@ -371,13 +395,17 @@ class _Setting:
             with engine.autocast(self.device, self.dtype):
                 loss = sum(self.objective(views, index).values())
             watch("backward")
-            gradients = torch.autograd.grad(loss, self.parameters)
-            watch("optimizer")
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.apply(loss, lambda: watch("optimizer"))
         watch(None)
+
+    def apply(self, loss, between=lambda: None):
+        """What a plain loop does with a loss."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        between()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class _Count(TorchDispatchMode):
@@ -483,6 +511,135 @@ def step(
     return record
 
 
+# -- what each trick is worth ---------------------------------------------------------------
+
+
+class _Pillow(Dataset):
+    """Two views of an image as research scripts make them: one image after the other."""
+
+    def __init__(self, images, size):
+        self.images, self.transform = images, _pillow_transform(size, strength=0.5, blur=False)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        picture = Image.fromarray(self.images[i])
+        return self.transform(picture), self.transform(picture)
+
+
+def _plain_recipe(setting, side):
+    """An epoch of the published recipe: views by Pillow, float32, losses that pick by masks."""
+    objective, device = setting.objective, setting.device
+    loader = DataLoader(_Pillow(setting.store.samples.cpu().numpy(), side), setting.batch)
+
+    def epoch():
+        for pair in loader:
+            h = [objective.backbone(view.to(device)) for view in pair]
+            z = [F.normalize(objective.instance_head(x), dim=1) for x in h]
+            p = [F.softmax(objective.cluster_heads[0](x), dim=1) for x in h]
+            entropy = sum((q.mean(0) * q.mean(0).log()).sum() for q in p)
+            loss = masked_nt_xent(*z, 0.5) + broadcast_cluster_contrast(*p, 1.0) + entropy
+            setting.apply(loss)
+
+    return epoch
+
+
+def variants(
+    *,
+    backbone: str = "resnet18-small",
+    side: int = 32,
+    batch: int = 512,
+    steps: int = 60,
+    repeats: int = 3,
+    compiled: int = 0,
+    peer: int = 1,
+    device: str,
+) -> Iterator[dict]:
+    """Training speed as one trick after the other is added, beside the published recipe.
+
+    Parameters
+    ----------
+    backbone : str, default="resnet18-small"
+        A key of `skcc.backbones.BACKBONES`.
+
+    side : int, default=32
+        Of images and views.
+
+    batch : int, default=512
+        Images per step.
+
+    steps : int, default=60
+        Per measurement. Recording a graph is part of it.
+
+    repeats : int, default=3
+        Counted measurements.
+
+    compiled : int, default=0
+        1 adds a row with torch.compile, whose first call takes minutes.
+
+    peer : int, default=1
+        1 adds a row with views by Pillow, fp32 and losses by masks.
+
+    device : str
+        Where. On a CPU there are no rows for bfloat16 and graphs.
+
+    Yields
+    ------
+    record : dict
+        Images per second by the clock on the wall, and the ratio to the first row.
+    """
+    where = engine.resolve_device(device)
+    how = {"backbone": backbone, "side": side, "batch": batch, "clusters": 10, "device": where}
+    half = torch.bfloat16 if where.type == "cuda" else torch.float32
+    n = batch * steps
+    rows = {}
+    if peer:
+        rows["views by Pillow, fp32, masks"] = _plain_recipe(
+            _Setting(n=2 * batch, **how, channels_last=False), side
+        )
+    rows["fp32"] = _Setting(n=n, **how, channels_last=False).engine_epoch
+    rows["+ channels last"] = _Setting(n=n, **how).engine_epoch
+    if where.type == "cuda":
+        rows["+ bf16"] = _Setting(n=n, **how, dtype=half).engine_epoch
+    rows["+ one forward"] = _Setting(n=n, **how, dtype=half, joint=True).engine_epoch
+    if where.type == "cuda":
+        captured = _Setting(n=n, **how, dtype=half)
+        rows["+ graph, two forwards"] = lambda: captured.engine_epoch(capture=True)
+        joint = _Setting(n=n, **how, dtype=half, joint=True)
+        rows["+ graph, one forward"] = lambda: joint.engine_epoch(capture=True)
+    if compiled:
+        setting = _Setting(n=n, **how, dtype=half, joint=True)
+        setting.objective.compile(dynamic=False)
+        rows["+ compile, one forward"] = setting.engine_epoch
+    first = None
+    for name, epoch in rows.items():
+        images = 2 * batch if "Pillow" in name else n
+        rate = images / _wall(epoch, repeats, where)
+        first = first or rate
+        yield {
+            "bench": "variants",
+            "variant": name,
+            "backbone": backbone,
+            "side": side,
+            "batch": batch,
+            "images_per_second": rate,
+            "times_the_first": rate / first,
+        }
+
+
+def _wall(function, repeats, device):
+    """Median seconds on the wall; one call more to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
 # -- inference, memory, scaling, import -----------------------------------------------------
 
 
@@ -511,7 +668,9 @@ def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -
     where = engine.resolve_device(device)
     X = np.resize(_images(min(n, 512), side), (n, side, side, 3))
     model = ContrastiveClustering(10, max_epochs=1, random_state=0, device=device)
-    model.fit(X[: min(n, 512)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one epoch of noise
+        model.fit(X[: min(n, 512)])
     module = model._objective()
     size = model.settings_["image_size"]
     dtype = engine.resolve_precision("auto", where)

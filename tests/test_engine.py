@@ -12,7 +12,7 @@ from torch import nn
 from skcc import engine
 from skcc.augment import CallableAugmentation, NoAugmentation, Views
 from skcc.checkpoint import Checkpoint
-from skcc.data import Store
+from skcc.data import PinnedStore, Store
 from skcc.objective import Objective
 
 
@@ -250,3 +250,99 @@ def test_training_on_cuda(shapes):
     model = ContrastiveClustering(3, max_epochs=30, batch_size=40, random_state=0).fit(shapes[0])
     assert model.settings_["device"].startswith("cuda")
     np.testing.assert_array_equal(model.set_params(device="cpu").predict(shapes[0]), model.labels_)
+
+
+# -- memory and devices ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("limit", "message"), [(20, "one of 12 does: batch_size=12"), (1, "nor")])
+def test_a_batch_too_large_is_told_with_one_that_fits(store, limit, message):
+    class Hungry(Regression):
+        def forward(self, views, index):
+            if len(index) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(views, index)
+
+    with pytest.raises(torch.OutOfMemoryError, match=f"a batch of 25 samples does not.*{message}"):
+        train(Hungry(), store, batch_size=25)
+
+
+def test_samples_that_stay_on_the_host_train_alike(store):
+    resident, pinned = Regression(), Regression()
+    expected = train(resident, store, epochs=2)
+    assert train(pinned, PinnedStore(store.samples), epochs=2) == expected
+    assert pinned.batches == resident.batches
+
+
+def test_the_loop_sets_step_sizes_without_a_transfer(store):
+    """What a recorded step reads its step size from is one tensor, filled in place."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=1.0, capturable=True)
+    rate = engine._Rate(optimizer, 0.1, engine.one_cycle, 10)
+    tensor = optimizer.param_groups[0]["lr"]
+    for done in range(12):
+        rate.advance()
+        assert optimizer.param_groups[0]["lr"] is tensor
+        assert tensor.item() == pytest.approx(0.1 * engine.one_cycle(min(1, done / 10)), abs=1e-8)
+
+
+def contrastive(device, **how):
+    from skcc.speed import _Setting
+
+    torch.manual_seed(0)
+    return _Setting(
+        backbone="resnet10-narrow", side=16, batch=32, n=32 * 24, clusters=4, device=device, **how
+    )
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@cuda
+def test_recorded_steps_train_as_plain_ones():
+    histories = []
+    for capture in (False, True):
+        s = contrastive("cuda")
+        histories.append(engine.train(
+            s.objective, s.store, s.views, epochs=3, batch_size=32, learning_rate=1e-3,
+            weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.float32,
+            global_rng=False, begin=lambda: None, report=lambda *_: False, capture=capture,
+        ))  # fmt: skip
+    for plain, recorded in zip(*histories, strict=True):
+        assert recorded == pytest.approx(plain, rel=2e-3)
+
+
+@pytest.mark.gpu
+@cuda
+def test_no_step_waits_for_the_device():
+    s = contrastive("cuda")
+    steps = []
+
+    def after_step():
+        steps.append(1)
+        if len(steps) in (5, 20):  # from one to the other, waiting is an error
+            torch.cuda.set_sync_debug_mode("error" if len(steps) == 5 else "default")
+
+    s.objective.after_step = after_step
+    try:
+        engine.train(
+            s.objective, s.store, s.views, epochs=1, batch_size=32, learning_rate=1e-3,
+            weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.bfloat16,
+            global_rng=False, begin=lambda: None, report=lambda *_: False,
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@cuda
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_memory_of_the_device_is_given_back(shapes):
+    from skcc import ContrastiveClustering
+
+    before = torch.cuda.memory_allocated()
+    model = ContrastiveClustering(3, max_epochs=2, batch_size=40, random_state=0, device="cuda")
+    model.fit(shapes[0])
+    assert torch.cuda.memory_allocated() == before
+    assert model.predict(shapes[0]).shape == (120,)

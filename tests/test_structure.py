@@ -18,7 +18,8 @@ STOREYS = [
     {"methods.contrastive"},
     {"plotting"},
     {"__init__", "methods.__init__"},
-    {"benchmark"},
+    {"benchmark", "speed"},
+    {"quality"},
     {"cli"},
     {"__main__"},
 ]
