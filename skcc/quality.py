@@ -13,7 +13,7 @@ from skcc import defaults
 from skcc.benchmark import agreement
 from skcc.datasets import DATASETS
 from skcc.methods.contrastive import ContrastiveClustering
-from skcc.speed import JointObjective
+from skcc.speed import with_joint_statistics
 
 GOALS = (0.90, 0.95, 0.97)
 
@@ -32,13 +32,10 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-class JointContrastiveClustering(ContrastiveClustering):
-    """`ContrastiveClustering` with batch statistics of both views together."""
-
+class _JointContrastiveClustering(ContrastiveClustering):
     def _phases(self, backbone, n_features, settings):
         for objective, how in super()._phases(backbone, n_features, settings):
-            objective.__class__ = JointObjective
-            yield objective, how
+            yield with_joint_statistics(objective), how
 
 
 class _Clock:
@@ -80,7 +77,7 @@ def quality(
     data: str = "digits",
     root: str | None = None,
     seeds: tuple[int, ...] = (0,),
-    variants: tuple[str, ...] = tuple(VARIANTS),
+    variants: tuple[str, ...] = ("all",),
     device: str,
 ) -> Iterator[dict]:
     """Train variants of Contrastive Clustering, and look at them after each epoch.
@@ -96,7 +93,7 @@ def quality(
     seeds : tuple of int, default=(0,)
         Each variant is trained once per seed.
 
-    variants : tuple of str, default=tuple(VARIANTS)
+    variants : tuple of str, default=("all",)
         Keys of `VARIANTS`.
 
     device : str
@@ -112,6 +109,7 @@ def quality(
     ValueError
         If a variant is unknown, or the data set has no classes.
     """
+    variants = tuple(VARIANTS) if tuple(variants) == ("all",) else variants
     unknown = set(variants) - set(VARIANTS)
     if data not in DATASETS or (root is None and data != "digits"):
         raise ValueError(
@@ -132,7 +130,7 @@ def quality(
 def _run(name, bunch, epochs, *, seed, device):
     k = len(np.unique(bunch.target))
     parameters = dict(VARIANTS[name])
-    cls = JointContrastiveClustering if parameters.pop("joint", False) else ContrastiveClustering
+    cls = _JointContrastiveClustering if parameters.pop("joint", False) else ContrastiveClustering
     epochs = round(epochs * parameters.pop("epochs", 1))
     model = cls(k, max_epochs=epochs, random_state=seed, device=device, **parameters)
     clock = _Clock()

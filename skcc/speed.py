@@ -337,11 +337,26 @@ def _loss_record(name, n, k, seconds):
 # -- the whole step -------------------------------------------------------------------------
 
 
-class JointObjective(ContrastiveObjective):
-    """Batch statistics of both views together: one call of the backbone."""
-
+class _JointObjective(ContrastiveObjective):
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         return self.losses(*self.backbone(torch.cat(views)).chunk(2))
+
+
+def with_joint_statistics(objective: ContrastiveObjective) -> ContrastiveObjective:
+    """Let both views pass through the backbone in one call, with batch statistics of both.
+
+    Parameters
+    ----------
+    objective : ContrastiveObjective
+        Changed in place.
+
+    Returns
+    -------
+    objective : ContrastiveObjective
+        The same.
+    """
+    objective.__class__ = _JointObjective
+    return objective
 
 
 class _Setting:
@@ -351,7 +366,7 @@ class _Setting:
         self, *, backbone, side, batch, n, clusters, device, dtype=torch.float32, joint=False,
         channels_last=True,
     ):  # fmt: skip
-        self.cls = JointObjective if joint else ContrastiveObjective
+        self.joint = joint
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.device = engine.resolve_device(device)
         self.dtype, self.batch = dtype, batch
@@ -366,7 +381,9 @@ class _Setting:
     def _objective(self, backbone, side, clusters):
         network = BACKBONES[backbone]((side, side, 3), (side, side)).eval()
         n_features = network(torch.zeros(2, 3, side, side)).shape[1]
-        objective = self.cls(network, n_features, clusters, **_HEADS)
+        objective = ContrastiveObjective(network, n_features, clusters, **_HEADS)
+        if self.joint:
+            with_joint_statistics(objective)
         if self.layout is torch.contiguous_format:  # views come as channels last
             network.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
         return objective.to(self.device, memory_format=self.layout).train()
