@@ -84,6 +84,9 @@ def _add_bench(names, name, function):
     bench = names.add_parser(name, help=first, description=first)
     bench.set_defaults(work=_bench, function=function)
     bench.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
+    bench.add_argument(
+        "--ceilings", action="store_true", help="also what the device can do (always on CUDA)"
+    )
     for parameter in inspect.signature(function).parameters.values():
         option, default = f"--{parameter.name}", parameter.default
         if default is inspect.Parameter.empty:
@@ -149,11 +152,18 @@ def _bench(options):
     names = inspect.signature(options.function).parameters
     record = options.function(**{name: getattr(options, name) for name in names})
     records = [record] if isinstance(record, dict) else record
-    machine = {"threads": options.threads, "versions": benchmark.versions()}
+    machine, ceilings = {"threads": options.threads, "versions": benchmark.versions()}, {}
     if "device" in names:
         device = engine.resolve_device(options.device)
         machine["device"] = str(device)
-        if device.type == "cuda":
-            machine["ceilings"] = speed.ceilings(device)
+        if device.type == "cuda" or options.ceilings:
+            ceilings = speed.ceilings(device)
     for record in records:
-        yield {**record, **machine}
+        yield {**record, **_shares(record, ceilings), **machine}
+
+
+def _shares(record, ceilings):
+    """What a measurement reached of what the device can do."""
+    rates = {name: record[name] for name in ceilings if name in record}
+    shares = {f"share_of_{name}": rate / ceilings[name] for name, rate in rates.items()}
+    return shares | {"ceilings": ceilings} if ceilings else {}

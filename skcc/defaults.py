@@ -114,7 +114,7 @@ def batch_size(n: int, n_clusters: int) -> int:
     size : int
         At most `n`.
     """
-    return min(n, max(128, 8 * n_clusters))
+    return min(n, max(256, 8 * n_clusters))
 
 
 def max_epochs(n: int, size: int) -> int:
@@ -131,6 +131,6 @@ def max_epochs(n: int, size: int) -> int:
     Returns
     -------
     epochs : int
-        As many as the budget buys, but at least 20.
+        As many as the budget buys, but at least 12.
     """
-    return max(20, round(1000 / math.ceil(n / size)))
+    return max(12, round(500 / math.ceil(n / size)))

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict] = {
     "resnet10-narrow": {"backbone": "resnet10-narrow"},
     "resnet18-image": {"backbone": "resnet18-image"},
     "batch 64": {"batch_size": 64},
+    "batch 128": {"batch_size": 128},
     "batch 256": {"batch_size": 256},
     "batch 512": {"batch_size": 512},
     "joint": {"joint": True},

@@ -101,8 +101,8 @@ def ceilings(device: torch.device) -> dict[str, float]:
     Returns
     -------
     ceilings : dict of str to float
-        "teraflops" of a bfloat16 product (float32 on CPUs), "terabytes" read and written per
-        second.
+        "gigaflops" of a bfloat16 product (float32 on CPUs), "gigabytes_per_second" read and
+        written by a copy.
     """
     on_gpu = device.type == "cuda"
     n = 8192 if on_gpu else 1024
@@ -113,8 +113,8 @@ def ceilings(device: torch.device) -> dict[str, float]:
         {"product": lambda: a @ a, "copy": lambda: target.copy_(block)}, repeats=5, device=device
     )
     return {
-        "teraflops": 2 * n**3 / seconds["product"] / 1e12,
-        "terabytes": 2 * block.numel() / seconds["copy"] / 1e12,
+        "gigaflops": 2 * n**3 / seconds["product"] / 1e9,
+        "gigabytes_per_second": 2 * block.numel() / seconds["copy"] / 1e9,
     }
 
 
@@ -206,6 +206,7 @@ def augment(
         "ms_per_image": 1000 * seconds["ours"] / batch,
         "ms_per_image_pillow": 1000 * seconds["theirs"] / batch,
         "times_faster": seconds["theirs"] / seconds["ours"],
+        "gigabytes_per_second": 2 * batch * 3 * (source**2 + 4 * size**2) / seconds["ours"] / 1e9,
     }
 
 
@@ -323,6 +324,7 @@ def losses(
 
 def _loss_record(name, n, k, seconds):
     plain = seconds.get("plain")
+    rows, width = (2 * n, 128) if k is None else (2 * k, n)
     return {
         "bench": "losses",
         "loss": name,
@@ -331,6 +333,7 @@ def _loss_record(name, n, k, seconds):
         "ms": 1000 * seconds["ours"],
         "ms_plain": None if plain is None else 1000 * plain,
         "times_faster": None if plain is None else plain / seconds["ours"],
+        "gigaflops": 6 * rows**2 * width / seconds["ours"] / 1e9,
     }
 
 
@@ -512,7 +515,7 @@ def step(
         setting.engine_epoch()
     whole = sum(parts.seconds.values())
     rate = flops.get_total_flops() * steps / seconds["engine"]
-    record = {
+    return {
         "bench": "step",
         "backbone": backbone,
         "side": side,
@@ -523,9 +526,6 @@ def step(
         "shares": {name: value / whole for name, value in parts.seconds.items()},
         "operations": count.calls,
     }
-    if where.type == "cuda":
-        record["share_of_ceiling"] = rate / 1e12 / ceilings(where)["teraflops"]
-    return record
 
 
 # -- what each trick is worth ---------------------------------------------------------------
@@ -703,12 +703,16 @@ def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -
     seconds = medians(
         {"ours": lambda: model.predict_proba(X), "bare": bare}, repeats=repeats, device=where
     )
+    some = plain_view(samples[: min(n, 128)].to(where), size)
+    with FlopCounterMode(display=False) as flops, torch.inference_mode():
+        module.assign(some)
     return {
         "bench": "predict",
         "n": n,
         "images_per_second": n / seconds["ours"],
         "bare_images_per_second": n / seconds["bare"],
         "speed_over_bare": seconds["bare"] / seconds["ours"],
+        "gigaflops": flops.get_total_flops() / len(some) * n / seconds["ours"] / 1e9,
     }
 
 

@@ -102,10 +102,12 @@ def test_medians_take_turns_and_drop_the_first_call():
     assert set(times) == {"a", "b"}
 
 
-def test_the_ceiling_of_a_processor():
-    found = speed.ceilings(torch.device("cpu"))
-    assert 1e-4 < found["teraflops"] < 100
-    assert 1e-4 < found["terabytes"] < 10
+def test_shares_of_what_the_device_can_do(capsys):
+    (record,) = bench(capsys, "step", "--ceilings", *TINY["step"].split())
+    assert 0.1 < record["ceilings"]["gigaflops"] < 1e5
+    assert 0.1 < record["ceilings"]["gigabytes_per_second"] < 1e4
+    share = record["gigaflops"] / record["ceilings"]["gigaflops"]
+    assert record["share_of_gigaflops"] == pytest.approx(share)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
