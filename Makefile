@@ -11,7 +11,7 @@ OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py t
 	tests/test_images_contract.py tests/test_metrics.py tests/test_model_selection.py \
 	tests/test_persistence.py tests/test_properties.py
 
-.PHONY: demo test test-newest test-oldest test-all lint clean
+.PHONY: demo test test-newest test-oldest test-all gpu lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -30,6 +30,16 @@ test-oldest: $(OLDEST)/installed
 test-all: lint .venv/installed test-oldest
 	$(BIN)/python -m pytest -m "long or not long" --hypothesis-profile=long
 	SCIPY_ARRAY_API=0 $(BIN)/python -m pytest tests/test_contract.py
+
+# What needs a CUDA device, in the environment of PYTHON: the tests, and the table of variants.
+gpu:
+	$(PYTHON) -m skcc bench variants --device cuda
+	$(PYTHON) -m skcc bench variants --device cuda --backbone resnet34-small
+	$(PYTHON) -m skcc bench variants --device cuda --backbone resnet34-image --side 224 \
+		--batch 256 --steps 20
+	$(PYTHON) -m skcc bench step --device cuda --backbone resnet18-small --side 32 --batch 512
+	$(PYTHON) -m skcc bench augment --device cuda --size 224 --batch 256
+	$(PYTHON) -m pytest -m gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

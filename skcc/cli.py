@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for record in options.work(options):
             print(json.dumps(record), flush=True)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         print(f"skcc: {error}", file=sys.stderr)
         return 1
     return 0

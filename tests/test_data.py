@@ -219,3 +219,34 @@ def test_a_sweep_keeps_order_and_calls_with_one_size():
     assert out[:, 0].tolist() == [2 * i for i in range(10)]
     assert sizes == [4, 4, 4]
     assert indices == [*range(10), 9, 9]
+
+
+# -- files after fit ------------------------------------------------------------------------
+
+
+def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch):
+    from skcc import data
+
+    decoded = []
+    decode = data._decode
+    monkeypatch.setattr(data, "_decode", lambda s, out: decoded.append(s) or decode(s, out))
+    _, fmt = read(files)
+    assert decoded == files
+    store, same = read(files, known=fmt)
+    assert same is fmt
+    assert (len(store), store.shape, store.device.type) == (6, colours.shape[1:], "cpu")
+    assert decoded == files, "nothing is decoded before it is needed"
+    pieces = list(store.sweep(lambda batch, index: batch, 4))
+    assert [len(p) for p in pieces] == [4, 2]
+    np.testing.assert_array_equal(torch.cat(pieces).numpy(), colours[:6])
+    assert decoded == files * 2, "padding decodes nothing twice"
+    np.testing.assert_array_equal(store.to(torch.device("cpu")).samples, colours[:6])
+
+
+def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
+    from skcc import data
+
+    _, fmt = read(files)
+    monkeypatch.setattr(data, "_decode", None)
+    with pytest.raises(ImageReadError, match=r"no such file: missing\.png"):
+        read([*files, "missing.png"], known=fmt)
