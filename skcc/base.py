@@ -503,7 +503,7 @@ class BaseDeepClusterer(
         Being adjusted for chance, it can be compared across `n_clusters`: clusters that cut
         through a class are told apart less reliably from one view to the next, and clusters that
         join two classes leave the border between them to chance. On scikit-learn's digits it was
-        largest at 10 clusters among 2 to 30. The margins are small, and a coarse partition that
+        largest at 10 clusters (docs/log.md). The margins are small, and a coarse partition that
         is stable scores well too: take it as one witness among several. Where views are
         not augmented they agree always, and the score says nothing.
         """
