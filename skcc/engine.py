@@ -362,7 +362,7 @@ def train(
     rate = _Rate(optimizer, learning_rate, SCHEDULES[schedule], epochs * steps)
     rate.done = len(history) * steps
     run_step = CapturedStep(step) if captured else step
-    tables = None
+    tables, too_large = None, False
     objective.train()
     try:
         with private_rng(seed, device) if global_rng else contextlib.nullcontext():
@@ -375,11 +375,7 @@ def train(
                 objective.before_epoch(epoch, whole)
                 order = _order(len(store), steps, generator)
                 tables = _renewed(tables, views.draw(len(store), store.shape, generator, device))
-                total: dict[str, Tensor] = {}
-                for index, batch in store.stream(order, device):
-                    rate.advance()
-                    for name, term in run_step(batch, index).items():
-                        total[name] = total[name] + term if name in total else term
+                total = _sum_terms(run_step, store.stream(order, device), rate)
                 terms = {name: value.item() / steps for name, value in total.items()}
                 _demand_finite(terms, epoch)
                 history.append(terms)
@@ -389,18 +385,20 @@ def train(
                     _save(checkpoint, objective, optimizer, history)
                 if stop:
                     break
-    except torch.OutOfMemoryError as error:
-        optimizer.zero_grad(set_to_none=True)
-        fits = tables and _largest_that_fits(step, store, len(store) // steps, device)
-        raise torch.OutOfMemoryError(
-            f"a batch of {len(store) // steps} samples does not fit into the memory of {device}; "
-            + (f"one of {fits} does: batch_size={fits}" if fits else "nor does one of 2")
-        ) from error
+    except torch.OutOfMemoryError:
+        too_large = True  # what was computed is let go before smaller batches are tried
     except KeyboardInterrupt:
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
             "until then is kept",
             stacklevel=6,
+        )
+    if too_large:
+        optimizer.zero_grad(set_to_none=True)
+        fits = tables and _largest_that_fits(step, store, len(store) // steps, device)
+        raise torch.OutOfMemoryError(
+            f"a batch of {len(store) // steps} samples does not fit into the memory of {device}; "
+            + (f"one of {fits} does: batch_size={fits}" if fits else "nor does one of 2")
         )
     finish(objective, store, views, dtype=dtype)
     return history
@@ -526,6 +524,16 @@ class CapturedStep:
             terms = self._step(batch, index)
         torch.cuda.current_stream().wait_stream(stream)
         return terms
+
+
+def _sum_terms(run_step, batches, rate):
+    """Run the steps of an epoch, and add up their terms on the device."""
+    total: dict[str, Tensor] = {}
+    for index, batch in batches:
+        rate.advance()
+        for name, term in run_step(batch, index).items():
+            total[name] = total[name] + term if name in total else term
+    return total
 
 
 def _order(n, steps, generator):
