@@ -149,7 +149,7 @@ def _pillow_transform(size, strength, blur):
 
 
 def augment(
-    *, size: int = 32, source: int | None = None, batch: int = 64, repeats: int = 5, device: str
+    *, size: int = 32, source: int | None = None, batch: int = 64, repeats: int = 11, device: str
 ) -> dict:
     """Two views per image: our batches against Pillow and torchvision, image by image.
 
@@ -164,7 +164,7 @@ def augment(
     batch : int, default=64
         Images per call.
 
-    repeats : int, default=5
+    repeats : int, default=11
         Counted calls.
 
     device : str
@@ -196,8 +196,11 @@ def augment(
         return [torch.stack([theirs_one(p) for p in pictures]) for _ in range(2)]
 
     with torch.inference_mode(), torch.random.fork_rng([]):
-        seconds = medians({"ours": ours}, repeats=repeats, device=where)
-        seconds |= medians({"theirs": theirs}, repeats=repeats, device=torch.device("cpu"))
+        if where.type == "cpu":
+            seconds = medians({"ours": ours, "theirs": theirs}, repeats=repeats, device=where)
+        else:
+            seconds = medians({"ours": ours}, repeats=repeats, device=where)
+            seconds |= medians({"theirs": theirs}, repeats=repeats, device=torch.device("cpu"))
     return {
         "bench": "augment",
         "size": size,
