@@ -105,7 +105,7 @@ class Store:
         Returns
         -------
         store : Store
-            Itself if the samples are there already; a `PinnedStore` if they would fill more than
+            Itself if the samples are there already; a `HostStore` if they would fill more than
             two fifths of the memory that is free on a CUDA device.
         """
         if self.samples.device == device:
@@ -113,7 +113,7 @@ class Store:
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if self.samples.nbytes > RESIDENT_SHARE * free:
-                return PinnedStore(self.samples)
+                return HostStore(self.samples)
         return Store(self.samples.to(device))
 
     def batch(self, index: Tensor) -> Tensor:
@@ -181,8 +181,8 @@ class Store:
             yield rows[: len(self) - start]
 
 
-class PinnedStore(Store):
-    """Samples that stay on the host, in memory that a CUDA device can read while it computes.
+class HostStore(Store):
+    """Samples that stay on the host, and are sent to a CUDA device batch by batch.
 
     Parameters
     ----------
@@ -190,34 +190,34 @@ class PinnedStore(Store):
         On the CPU.
     """
 
-    def __init__(self, samples: Tensor):
-        super().__init__(samples.pin_memory() if torch.cuda.is_available() else samples)
-
     def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
         # Each batch is on its way, on a stream of its own, while the one before is in use.
         copying = torch.cuda.Stream(device) if device.type == "cuda" else None
 
         def send(index):
-            batch = self.samples.index_select(0, index)
+            both = index, self.batch(index)
             if copying is None:
-                return index, batch
+                return both, None
             with torch.cuda.stream(copying):
-                return [t.pin_memory().to(device, non_blocking=True) for t in (index, batch)]
+                both = tuple(t.pin_memory().to(device, non_blocking=True) for t in both)
+                return both, copying.record_event()
 
-        sent = None
+        on_its_way = None
         for index in order:
-            ready, sent = sent, send(index)
+            ready, on_its_way = on_its_way, send(index)
             if ready is not None:
-                yield self._arrived(ready, copying)
-        yield self._arrived(sent, copying)
+                yield _arrived(*ready)
+        yield _arrived(*on_its_way)
 
-    def _arrived(self, sent, copying):
-        if copying is not None:
-            current = torch.cuda.current_stream()
-            current.wait_stream(copying)
-            for tensor in sent:
-                tensor.record_stream(current)
-        return tuple(sent)
+
+def _arrived(both, sent):
+    """What was sent, once the stream in use has been told to wait for it alone."""
+    if sent is not None:
+        current = torch.cuda.current_stream()
+        current.wait_event(sent)
+        for tensor in both:
+            tensor.record_stream(current)
+    return both
 
 
 class SourceStore(Store):
@@ -375,7 +375,12 @@ def holds_sources(X) -> bool:
     TypeError
         If paths or images are mixed with other things.
     """
-    return isinstance(X, (str, Path)) or _holds_sources(_as_sequence(X))
+    if isinstance(X, (str, Path)):
+        return True
+    if isinstance(X, (list, tuple)):  # looked at as it is: stacking arrays is for `read`
+        return _holds_sources(X)
+    is_column = not isinstance(X, Tensor) and len(getattr(X, "shape", ())) in (1, 2)
+    return is_column and _holds_sources(_as_sequence(X))
 
 
 def _is_column_of_paths(X):

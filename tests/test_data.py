@@ -243,6 +243,17 @@ def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch)
     np.testing.assert_array_equal(store.to(torch.device("cpu")).samples, colours[:6])
 
 
+def test_telling_files_from_arrays_copies_no_array(files, colours, monkeypatch):
+    from skcc import data
+
+    monkeypatch.setattr(data, "_stack", None)
+    for X in (list(colours), [torch.from_numpy(c) for c in colours], colours, colours[0, 0]):
+        assert not data.holds_sources(X)
+    frame = pd.DataFrame({"path": [str(f) for f in files]})
+    for X in (files, str(files[0].parent), frame, frame["path"], np.array(files, dtype=str)):
+        assert data.holds_sources(X)
+
+
 def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
     from skcc import data
 

@@ -12,7 +12,7 @@ from torch import nn
 from skcc import engine
 from skcc.augment import CallableAugmentation, NoAugmentation, Views
 from skcc.checkpoint import Checkpoint
-from skcc.data import PinnedStore, Store
+from skcc.data import HostStore, Store
 from skcc.objective import Objective
 
 
@@ -270,7 +270,7 @@ def test_a_batch_too_large_is_told_with_one_that_fits(store, limit, message):
 def test_samples_that_stay_on_the_host_train_alike(store):
     resident, pinned = Regression(), Regression()
     expected = train(resident, store, epochs=2)
-    assert train(pinned, PinnedStore(store.samples), epochs=2) == expected
+    assert train(pinned, HostStore(store.samples), epochs=2) == expected
     assert pinned.batches == resident.batches
 
 
