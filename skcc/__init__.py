@@ -2,5 +2,6 @@
 
 from skcc._version import __version__ as __version__
 from skcc.methods.contrastive import ContrastiveClustering
+from skcc.methods.twin import TwinContrastClustering
 
-__all__ = ["ContrastiveClustering"]
+__all__ = ["ContrastiveClustering", "TwinContrastClustering"]

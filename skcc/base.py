@@ -165,6 +165,7 @@ class BaseDeepClusterer(
     def _learn(self, objective, store):
         """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
         self.n_iter_ = len(self.history_)
+        objective.release()
         self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
         self._live = _Live(objective)
         return self._name_clusters(store)
@@ -293,12 +294,8 @@ class BaseDeepClusterer(
         settings = self.settings_
         checkpoints = self._checkpoints(store)
         seed = self._seed(checkpoints)
-        how = {
-            "epochs": settings["max_epochs"],
-            **{k: settings[k] for k in ("batch_size", "learning_rate", "weight_decay", "schedule")},
-        }
         self.history_, objective = [], None
-        phases = self._phases_from_scratch(store.shape, how)
+        phases = self._phases_from_scratch(store.shape)
         for phase in itertools.count():
             phase_seed = seed + phase
             with engine.private_rng(phase_seed, device):
@@ -333,9 +330,14 @@ class BaseDeepClusterer(
 
         return report
 
-    def _phases_from_scratch(self, shape, how):
+    def _phases_from_scratch(self, shape):
         """`_phases` with a new backbone, drawn when the first phase is asked for."""
         size = self.settings_["image_size"]
+        how = {
+            name: self.settings_[name]
+            for name in ("batch_size", "learning_rate", "weight_decay", "schedule")
+        }
+        how["epochs"] = self.settings_["max_epochs"]
         if isinstance(self.backbone, nn.Module):
             backbone = copy.deepcopy(self.backbone)
         else:
@@ -616,10 +618,11 @@ class BaseDeepClusterer(
         device = engine.resolve_device(self.device)
         objective = self._live.objective
         if objective is None:
-            twin = type(self)(**self._fitted_with)
-            twin.settings_ = self.settings_
+            same = type(self)(**self._fitted_with)
+            same.settings_ = self.settings_
             with engine.private_rng(0, device):
-                *_, (objective, _) = twin._phases_from_scratch(self._format.shape, {})
+                *_, (objective, _) = same._phases_from_scratch(self._format.shape)
+            objective.release()
             objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
             objective.eval().to(memory_format=torch.channels_last)
         if engine.device_of(objective) != device:

@@ -13,7 +13,7 @@ import skcc
 from skcc.datasets import DATASETS
 from skcc.metrics import clustering_accuracy
 
-METHODS = {"contrastive": "ContrastiveClustering"}
+METHODS = {"contrastive": "ContrastiveClustering", "twin": "TwinContrastClustering"}
 
 
 def _paper(n_clusters, augment):

@@ -372,7 +372,7 @@ def train(
                 generator = _epoch_generator(seed, epoch)
                 if global_rng:
                     seed_global_rng(generator.initial_seed(), device)
-                objective.before_epoch(epoch, whole)
+                objective.before_epoch(epoch, whole, generator)
                 order = _order(len(store), steps, generator)
                 tables = _renewed(tables, views.draw(len(store), store.shape, generator, device))
                 total = _sum_terms(run_step, store.stream(order, device), rate)

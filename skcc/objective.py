@@ -5,7 +5,11 @@ An objective knows views, heads and losses. It knows no loader, device, epoch co
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+HEAD_LOSS_WEIGHT = 0.02  # of the newest batch in the running loss of a cluster head
 
 
 class Objective(nn.Module):
@@ -65,8 +69,8 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def before_epoch(self, epoch: int, sweep: Callable) -> None:
-        """Prepare what needs the whole data set.
+    def before_epoch(self, epoch: int, sweep: Callable, generator: torch.Generator) -> None:
+        """Prepare what needs the whole data set, and draw what is random in the epoch.
 
         Parameters
         ----------
@@ -76,6 +80,9 @@ class Objective(nn.Module):
         sweep : callable
             ``sweep(fn)`` applies `fn` to the plain views of all samples, in order, in
             evaluation mode, without gradient.
+
+        generator : torch.Generator
+            Owner of all randomness of the epoch; on the CPU.
         """
 
     def after_step(self) -> None:
@@ -89,6 +96,66 @@ class Objective(nn.Module):
         sweep : callable
             As in `before_epoch`.
         """
+
+    def release(self) -> None:
+        """Let go of what only training needs; what `assign` and `embed` need stays."""
+
+
+class Queue(nn.Module):
+    """The newest rows of a stream, first in, first out.
+
+    Parameters
+    ----------
+    size : int
+        How many rows it holds; may be 0.
+
+    shape : tuple of int, default=()
+        Shape of a row.
+
+    fill : float, default=0.0
+        What the places hold that no row has taken yet.
+
+    dtype : torch.dtype, default=torch.float32
+        Type of the rows.
+    """
+
+    def __init__(self, size: int, shape: tuple = (), *, fill: float = 0.0, dtype=torch.float32):
+        super().__init__()
+        self.register_buffer("rows", torch.full((size, *shape), fill, dtype=dtype))
+        self.register_buffer("next", torch.zeros((), dtype=torch.long))
+
+    def push(self, rows: Tensor) -> None:
+        """Put rows in place of the oldest.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, *shape)
+            Of more than `size` rows the last ones stay.
+        """
+        size = len(self.rows)
+        if size == 0:
+            return
+        rows = rows[-size:]
+        places = torch.arange(len(rows), device=rows.device) + self.next
+        self.rows.index_copy_(0, places % size, rows.detach().to(self.rows.dtype))
+        self.next.add_(len(rows)).remainder_(size)
+
+
+def momentum_update(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
+    """Let the parameters of one module follow those of another, as a moving average.
+
+    Buffers are left alone: normalisation keeps the statistics of what the follower sees itself.
+
+    Parameters
+    ----------
+    follower, leader : nn.Module
+        Of one architecture; the follower is changed in place.
+
+    momentum : float
+        What the follower keeps of its own, from 0 to 1.
+    """
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(follower.parameters()), list(leader.parameters()), None)
 
 
 def mlp_head(n_in: int, n_out: int) -> nn.Sequential:

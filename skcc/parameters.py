@@ -37,8 +37,16 @@ def demand_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
         _refuse(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
 
 
-def demand_real(name: str, value, low: float, *, closed: bool = True, also: Iterable = ()) -> None:
-    """Refuse what is not a finite number from `low` on.
+def demand_real(
+    name: str,
+    value,
+    low: float,
+    high: float = math.inf,
+    *,
+    closed: bool = True,
+    also: Iterable = (),
+) -> None:
+    """Refuse what is not a finite number in a range.
 
     Parameters
     ----------
@@ -50,6 +58,9 @@ def demand_real(name: str, value, low: float, *, closed: bool = True, also: Iter
 
     low : float
         Bound from below.
+
+    high : float, default=float("inf")
+        Bound from above; legal itself.
 
     closed : bool, default=True
         Whether `low` itself is legal.
@@ -65,8 +76,10 @@ def demand_real(name: str, value, low: float, *, closed: bool = True, also: Iter
     if any(value is o or (isinstance(o, str) and value == o) for o in also):
         return
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < low or (value == low and not closed):
+    if not number or not low <= value <= high or (value == low and not closed):
         wanted = f"a number {'>=' if closed else '>'} {low:g}"
+        if high < math.inf:
+            wanted += f" and <= {high:g}"
         _refuse(name, value, " or ".join([wanted, *map(repr, also)]))
 
 
@@ -92,3 +105,32 @@ def demand_choice(name: str, value, choices: Iterable) -> None:
     choices = list(choices)
     if not any(type(value) is type(c) and value == c for c in choices):
         _refuse(name, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def demand_tracks(estimator) -> None:
+    """Refuse what makes no sense of two contrasts, between instances and between clusters.
+
+    Parameters
+    ----------
+    estimator : object
+        Has the parameters ``projection_dim``, ``n_heads``, ``readout``, and a weight and
+        temperature of each contrast.
+
+    Raises
+    ------
+    ValueError
+        Says what came and what is wanted.
+    """
+    demand_integer("projection_dim", estimator.projection_dim, 1)
+    demand_integer("n_heads", estimator.n_heads, 1)
+    for name in ("instance_temperature", "cluster_temperature"):
+        demand_real(name, getattr(estimator, name), 0, closed=False)
+    for name in ("instance_weight", "cluster_weight", "entropy_weight"):
+        demand_real(name, getattr(estimator, name), 0)
+    if estimator.instance_weight == 0 and estimator.cluster_weight == 0:
+        raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
+    if estimator.cluster_weight == 0 and estimator.readout == "head":
+        raise ValueError(
+            "cluster_weight=0 leaves the assignments untrained; wanted readout='kmeans' with it, "
+            "got readout='head'"
+        )

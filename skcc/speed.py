@@ -31,6 +31,7 @@ from skcc.backbones import BACKBONES
 from skcc.data import Store
 from skcc.losses import cluster_contrast, nt_xent
 from skcc.methods.contrastive import ContrastiveClustering, ContrastiveObjective
+from skcc.methods.twin import TwinContrastClustering
 
 _HEADS = {
     "projection_dim": 128,
@@ -370,9 +371,9 @@ class _Setting:
 
     def __init__(
         self, *, backbone, side, batch, n, clusters, device, dtype=torch.float32, joint=False,
-        channels_last=True,
+        channels_last=True, estimator=None,
     ):  # fmt: skip
-        self.joint = joint
+        self.joint, self.estimator = joint, estimator
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.device = engine.resolve_device(device)
         self.dtype, self.batch = dtype, batch
@@ -381,13 +382,17 @@ class _Setting:
         self.views = Views(AUGMENTATIONS["natural"], (side, side))
         with engine.private_rng(0, self.device):
             self.objective = self._objective(backbone, side, clusters)
-        self.parameters = list(self.objective.parameters())
+        self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True)
 
     def _objective(self, backbone, side, clusters):
         network = BACKBONES[backbone]((side, side, 3), (side, side)).eval()
         n_features = network(torch.zeros(2, 3, side, side)).shape[1]
-        objective = ContrastiveObjective(network, n_features, clusters, **_HEADS)
+        if self.estimator is None:
+            objective = ContrastiveObjective(network, n_features, clusters, **_HEADS)
+        else:
+            how = {"epochs": 1, "batch_size": self.batch}
+            ((objective, _),) = self.estimator._phases(network, n_features, how)
         if self.joint:
             with_joint_statistics(objective)
         if self.layout is torch.contiguous_format:  # views come as channels last
@@ -407,6 +412,7 @@ class _Setting:
         n = len(self.store)
         generator = torch.Generator().manual_seed(0)
         watch("data")
+        self.objective.before_epoch(0, None, generator)
         tables = self.views.draw(n, self.store.shape, generator, self.device)
         order = torch.randperm(n, generator=generator).to(self.device)
         for index in order.split(self.batch):
@@ -419,6 +425,7 @@ class _Setting:
                 loss = sum(self.objective(views, index).values())
             watch("backward")
             self.apply(loss, lambda: watch("optimizer"))
+            self.objective.after_step()
         watch(None)
 
     def apply(self, loss, between=lambda: None):
@@ -461,6 +468,7 @@ class _Parts:
 
 def step(
     *,
+    method: str = "contrastive",
     backbone: str = "conv4",
     side: int = 16,
     batch: int = 128,
@@ -468,11 +476,15 @@ def step(
     clusters: int = 10,
     repeats: int = 5,
     device: str,
-) -> dict:
+) -> Iterator[dict]:
     """The whole training step of the engine against a bare loop with the same network.
 
     Parameters
     ----------
+    method : str, default="contrastive"
+        The other is "twin", which is also compared with "contrastive", and measured with both
+        directions as well.
+
     backbone : str, default="conv4"
         A key of `skcc.backbones.BACKBONES`.
 
@@ -494,22 +506,57 @@ def step(
     device : str
         Where.
 
-    Returns
-    -------
+    Yields
+    ------
     record : dict
         Images per second, arithmetic rate, ratio to the bare loop, shares of its parts, and
         operations dispatched per step.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
     """
+    estimators = {
+        "contrastive": {"contrastive": ContrastiveClustering(clusters)},
+        "twin": {
+            "twin": TwinContrastClustering(clusters),
+            "twin, symmetric": TwinContrastClustering(clusters, symmetric=True),
+        },
+    }
+    if method not in estimators:
+        raise ValueError(f"no method {method!r}; there are {', '.join(estimators)}")
     where = engine.resolve_device(device)
-    dtype = engine.resolve_precision("auto", where)
-    setting = _Setting(
-        backbone=backbone, side=side, batch=batch, n=batch * steps, clusters=clusters,
-        device=where, dtype=dtype,
-    )  # fmt: skip
-    seconds = medians(
-        {"engine": setting.engine_epoch, "bare": setting.bare_epoch}, repeats=repeats, device=where
-    )
-    parts = _Parts(where)
+    how = {
+        "backbone": backbone, "side": side, "batch": batch, "n": batch * steps,
+        "clusters": clusters, "device": where, "dtype": engine.resolve_precision("auto", where),
+    }  # fmt: skip
+    for name, estimator in estimators[method].items():
+        setting = _Setting(**how, estimator=estimator)
+        candidates = {"engine": setting.engine_epoch, "bare": setting.bare_epoch}
+        if method != "contrastive":
+            other = _Setting(**how, estimator=ContrastiveClustering(clusters))
+            candidates["contrastive"] = other.engine_epoch
+        seconds = medians(candidates, repeats=repeats, device=where)
+        ratios = {f"engine_over_{o}": seconds["engine"] / seconds[o] for o in candidates}
+        del ratios["engine_over_engine"]
+        yield {
+            "bench": "step",
+            "method": name,
+            "backbone": backbone,
+            "side": side,
+            "batch": batch,
+            "images_per_second": batch * steps / seconds["engine"],
+            **{
+                f"engine_over_{o}": seconds["engine"] / seconds[o] for o in seconds if o != "engine"
+            },
+            **_anatomy(setting, batch, steps / seconds["engine"]),
+        }
+
+
+def _anatomy(setting, batch, steps_per_second):
+    """What a step consists of."""
+    parts = _Parts(setting.device)
     setting.bare_epoch(parts)
     setting.store = Store(setting.store.samples[:batch])
     with FlopCounterMode(display=False) as flops:
@@ -517,15 +564,8 @@ def step(
     with _Count() as count:
         setting.engine_epoch()
     whole = sum(parts.seconds.values())
-    rate = flops.get_total_flops() * steps / seconds["engine"]
     return {
-        "bench": "step",
-        "backbone": backbone,
-        "side": side,
-        "batch": batch,
-        "images_per_second": batch * steps / seconds["engine"],
-        "gigaflops": rate / 1e9,
-        "engine_over_bare": seconds["engine"] / seconds["bare"],
+        "gigaflops": flops.get_total_flops() * steps_per_second / 1e9,
         "shares": {name: value / whole for name, value in parts.seconds.items()},
         "operations": count.calls,
     }

@@ -34,7 +34,7 @@ class Regression(Objective):
     def assign(self, x):
         return self.line(x[:, :1])
 
-    def before_epoch(self, epoch, sweep):
+    def before_epoch(self, epoch, sweep, generator):
         self.log.append(("epoch", epoch, len(sweep(self.assign)), self.training))
 
     def after_step(self):

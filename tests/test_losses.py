@@ -7,7 +7,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skcc.losses import cluster_contrast, negative_entropy, nt_xent
+from skcc.losses import (
+    cluster_contrast,
+    info_nce,
+    negative_entropy,
+    nt_xent,
+    set_contrast,
+    set_representation,
+)
 
 
 def rows(n, d, seed=0):
@@ -146,3 +153,152 @@ def test_cluster_contrast_needs_no_tensor_of_all_pairs_of_clusters_by_all_images
     with LargestTensor() as largest:
         cluster_contrast(p, p.detach().roll(1, 0)).backward()
     assert largest.numel <= max((2 * k) ** 2, 2 * k * n)
+
+
+# -- contrast with keys, and of sets --------------------------------------------------------
+
+
+def cosine(u, v):
+    return float(u @ v / (u.norm() * v.norm()))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_info_nce_equals_the_double_loop(temperature):
+    query, key, negatives = rows(5, 4, 0), rows(5, 4, 1), rows(7, 4, 2)
+    usable = rows(5, 7, 3) > 0
+    total = 0.0
+    for i in range(5):
+        own = math.exp(cosine(query[i], key[i]) / temperature)
+        others = sum(
+            math.exp(cosine(query[i], negatives[j]) / temperature) for j in range(7) if usable[i, j]
+        )
+        total -= math.log(own / (own + others)) / 5
+    loss = info_nce(query, key, negatives, usable=usable, temperature=temperature)
+    assert loss.item() == pytest.approx(total, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("m", "equal", "perfect"),
+    [(12000, 9.3927, 8.3929), (12800, 9.4573, 8.4574), (16384, 9.7041, 8.7042)],
+)
+def test_info_nce_closed_forms(m, equal, perfect):
+    ones = torch.ones(2, 3)
+    assert info_nce(ones, ones, torch.ones(m, 3)).item() == pytest.approx(equal, abs=1e-4)
+    first, second = torch.eye(3)[:1], torch.eye(3)[1:2]
+    loss = info_nce(first, first, second.expand(m, 3))
+    assert loss.item() == pytest.approx(perfect, abs=1e-4)
+    assert loss.item() == pytest.approx(math.log(1 + m / math.e), abs=1e-4)
+
+
+def test_info_nce_without_negatives_is_zero_with_a_finite_gradient():
+    query = rows(3, 4).requires_grad_()
+    none = torch.zeros(3, 6, dtype=torch.bool)
+    loss = info_nce(query, rows(3, 4, 1), rows(6, 4, 2), usable=none)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(query.grad, torch.zeros_like(query))
+
+
+def slow_set_contrast(r, s, past, temperature):
+    """Every candidate of every cluster, written out."""
+    k, total = len(r), 0.0
+    for j in range(k):
+        candidates = [cosine(r[j], s[i]) for i in range(k)]
+        candidates += [cosine(r[j], r[i]) for i in range(k) if i != j]
+        candidates += [cosine(r[j], block[i]) for block in past for i in range(k) if i != j]
+        total += math.log(sum(math.exp(c / temperature) for c in candidates))
+        total -= cosine(r[j], s[j]) / temperature
+    return total / k
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize(("k", "q"), [(1, 0), (1, 3), (4, 0), (4, 3)])
+def test_set_contrast_equals_the_loop_over_candidates(k, q, temperature):
+    r, s, past = rows(k, 5, 0), rows(k, 5, 1), rows(q * k, 5, 2).view(q, k, 5)
+    loss = set_contrast(r, s, past, temperature=temperature)
+    expected = slow_set_contrast(r, s, past, temperature)
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def simplex(k):
+    """Rows of norm one whose cosines are all -1 / (k - 1)."""
+    centred = torch.eye(k, dtype=torch.float64) - 1 / k
+    return centred / centred.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("k", "ideal", "collapsed"),
+    [(10, 4.1924, 5.2933), (15, 4.6681, 5.7333), (20, 4.9897, 6.0379)],
+)
+def test_set_contrast_closed_forms(k, ideal, collapsed):
+    r = simplex(k)
+    assert set_contrast(r, r, r.expand(20, k, k)).item() == pytest.approx(ideal, abs=1e-4)
+    formula = math.log(1 + 22 * (k - 1) * math.exp(-1 - 1 / (k - 1)))
+    assert set_contrast(r, r, r.expand(20, k, k)).item() == pytest.approx(formula, abs=1e-9)
+    ones = torch.ones(k, 3)
+    assert set_contrast(ones, ones, ones.expand(20, k, 3)).item() == pytest.approx(
+        collapsed, abs=1e-4
+    )
+
+
+def test_set_contrast_never_meets_a_clusters_own_past():
+    """The past of cluster l is pulled on by every representation but that of l."""
+    r = torch.eye(4, 5, dtype=torch.float64)
+    past = torch.eye(5, dtype=torch.float64)[4].expand(3, 4, 5).clone().requires_grad_()
+    set_contrast(r, r, past).backward()
+    pull = past.grad[..., :4]
+    assert torch.equal(pull == 0, torch.eye(4, dtype=torch.bool).expand(3, 4, 4))
+
+
+def test_set_contrast_without_a_past_bounds_the_queue_free_sibling():
+    """ProtoCL (ProPos) has the same positive, and only the negatives of one's own view."""
+    r, s = rows(6, 5, 0), rows(6, 5, 1)
+    sibling = 0.0
+    for j in range(6):
+        positive = math.exp(cosine(r[j], s[j]))
+        others = sum(math.exp(cosine(r[j], r[i])) for i in range(6) if i != j)
+        sibling -= math.log(positive / (positive + others)) / 6
+    far = torch.zeros(6, 5, dtype=torch.float64)
+    both = set_contrast(r, s, far[None][:0]).item()
+    assert both > sibling
+    excess = 0.0
+    for j in range(6):
+        positive = math.exp(cosine(r[j], s[j]))
+        own = sum(math.exp(cosine(r[j], r[i])) for i in range(6) if i != j)
+        other = sum(math.exp(cosine(r[j], s[i])) for i in range(6) if i != j)
+        excess += math.log((positive + own + other) / (positive + own)) / 6
+    assert both - sibling == pytest.approx(excess, abs=1e-12)
+
+
+def test_set_representation_is_the_weighted_sum_and_knows_no_sizes():
+    features, weights = rows(9, 4), assignments(9, 3, 1)
+    r = set_representation(features, weights)
+    for k in range(3):
+        total = sum(weights[i, k] * features[i] for i in range(9))
+        torch.testing.assert_close(r[k], total / total.norm())
+    scaled = weights * torch.tensor([0.01, 1.0, 70.0], dtype=torch.float64)
+    torch.testing.assert_close(set_representation(features, scaled), r)
+    mean = set_representation(features, weights / weights.sum(dim=0))
+    torch.testing.assert_close(mean, r)
+
+
+def test_equal_assignments_make_all_sets_one():
+    r = set_representation(rows(9, 4), torch.full((9, 3), 1 / 3, dtype=torch.float64))
+    torch.testing.assert_close(r, r[:1].expand(3, 4))
+    torch.testing.assert_close(set_representation(rows(9, 4), torch.zeros(9, 3).double()), 0 * r)
+
+
+def test_heads_are_represented_one_by_one():
+    features, weights = rows(9, 4), torch.stack([assignments(9, 3, i) for i in range(2)])
+    both = set_representation(features, weights)
+    assert both.shape == (2, 3, 4)
+    for one, w in zip(both, weights, strict=True):
+        torch.testing.assert_close(one, set_representation(features, w))
+
+
+def test_clusters_may_be_renamed():
+    order = torch.tensor([2, 0, 3, 1])
+    r, s, past = rows(4, 5, 0), rows(4, 5, 1), rows(12, 5, 2).view(3, 4, 5)
+    torch.testing.assert_close(
+        set_contrast(r[order], s[order], past[:, order]), set_contrast(r, s, past)
+    )

@@ -195,7 +195,7 @@ def of_a_newer_skcc(header):
 
 def with_another_parameter(header):
     state = json.loads(header["state"])
-    state["dict"]["_fitted_with"]["dict"]["momentum"] = 0.9
+    state["dict"]["_fitted_with"]["dict"]["colour"] = 0.9
     header["state"] = json.dumps(state)
 
 
@@ -225,7 +225,7 @@ def with_broken_json(header):
         (other_estimator, "holds a KMeans, not a"),
         (without_state, "damaged"),
         (of_a_newer_skcc, "format 99 of a newer skcc"),
-        (with_another_parameter, "differ in the parameters momentum"),
+        (with_another_parameter, "differ in the parameters colour"),
         (with_fewer_clusters, "weights do not fit"),
         (with_an_unknown_kind, "damaged"),
         (without_weights, "damaged|do not fit"),

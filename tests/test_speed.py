@@ -54,6 +54,17 @@ def test_the_shares_of_a_step_are_those_of_a_whole(capsys):
     assert 300 < record["operations"] < 3000
 
 
+def test_the_step_of_twins_is_held_against_that_of_contrastive(capsys):
+    records = bench(capsys, "step", "--method", "twin", *TINY["step"].split())
+    assert [r["method"] for r in records] == ["twin", "twin, symmetric"]
+    # One direction: a pass with gradient and one without, against two with.
+    assert (
+        once["gigaflops"] / once["images_per_second"]
+        < both["gigaflops"] / both["images_per_second"]
+    )
+    assert all(r["engine_over_contrastive"] > 0 for r in records)
+
+
 def test_variants_begin_with_the_published_recipe(capsys):
     names = [r["variant"] for r in bench(capsys, "variants", *TINY["variants"].split())]
     assert names == ["views by Pillow, fp32, masks", "fp32", "+ channels last", "+ one forward"]
@@ -130,6 +141,7 @@ def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
     [
         (["quality", "--variants", "best"], r"no variants \['best'\]"),
         (["quality", "--data", "folder"], "no data set 'folder', or no root"),
+        (["step", "--method", "best"], "no method 'best'; there are contrastive, twin"),
         (["step", "--device", "cuda:99"], "device='cuda:99' cannot be used here"),
     ],
 )

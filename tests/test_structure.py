@@ -15,7 +15,7 @@ STOREYS = [
     {"objective", "datasets", "defaults", "persistence"},
     {"engine"},
     {"base"},
-    {"methods.contrastive"},
+    {"methods.contrastive", "methods.twin"},
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},

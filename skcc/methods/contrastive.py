@@ -10,10 +10,8 @@ from torch.nn import functional as F
 
 from skcc.base import BaseDeepClusterer
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
-from skcc.objective import Objective, mlp_head
-from skcc.parameters import demand_integer, demand_real
-
-_HEAD_LOSS_WEIGHT = 0.02  # of the newest batch in the running loss of a cluster head
+from skcc.objective import HEAD_LOSS_WEIGHT, Objective, mlp_head
+from skcc.parameters import demand_tracks
 
 
 class ContrastiveObjective(Objective):
@@ -98,7 +96,7 @@ class ContrastiveObjective(Objective):
             entropy.append(negative_entropy(p) + negative_entropy(q))
         contrast, entropy = torch.stack(contrast), torch.stack(entropy)
         loss = (contrast + self.entropy_weight * entropy).detach()
-        self.head_loss.lerp_(loss, _HEAD_LOSS_WEIGHT)
+        self.head_loss.lerp_(loss, HEAD_LOSS_WEIGHT)
         return contrast, entropy
 
     def assign(self, images: Tensor) -> Tensor:
@@ -162,11 +160,11 @@ class ContrastiveClustering(BaseDeepClusterer):
         Sharpness of the contrast between clusters. Smaller is sharper.
 
     instance_weight : float, default=1.0
-        Weight of the contrast between instances. 0 leaves the cluster head alone.
+        Weight of the contrast between instances. 0 leaves that between clusters alone.
 
     cluster_weight : float, default=1.0
-        Weight of the contrast between clusters and of the entropy. 0 leaves the instance head
-        alone, and needs ``readout="kmeans"``.
+        Weight of the contrast between clusters and of the entropy. 0 leaves the contrast between
+        instances alone, and needs ``readout="kmeans"``.
 
     entropy_weight : float, default=1.0
         Weight of the term that wants clusters of equal size. Smaller values suit clusters of
@@ -325,19 +323,7 @@ class ContrastiveClustering(BaseDeepClusterer):
 
     def _check_parameters(self):
         super()._check_parameters()
-        demand_integer("projection_dim", self.projection_dim, 1)
-        demand_integer("n_heads", self.n_heads, 1)
-        demand_real("instance_temperature", self.instance_temperature, 0, closed=False)
-        demand_real("cluster_temperature", self.cluster_temperature, 0, closed=False)
-        for name in ("instance_weight", "cluster_weight", "entropy_weight"):
-            demand_real(name, getattr(self, name), 0)
-        if self.cluster_weight == 0 and self.readout == "head":
-            raise ValueError(
-                "cluster_weight=0 leaves the cluster head untrained; wanted readout='kmeans' "
-                "with it, got readout='head'"
-            )
-        if self.instance_weight == 0 and self.cluster_weight == 0:
-            raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
+        demand_tracks(self)
 
     def _phases(self, backbone, n_features, settings):
         objective = ContrastiveObjective(
