@@ -689,6 +689,16 @@ AUGMENTATIONS = {
     "natural": _natural(),
     "natural-strong": _natural(1.0),
     "natural-strong-blur": _natural(1.0, blur=0.5),
+    # Of momentum contrast: milder crops, colours always and widely jittered.
+    "natural-moco": ImageAugmentation(
+        scale=(0.2, 1.0),
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.4,
+        jitter=1.0,
+        grayscale=0.2,
+    ),
     # Gray images, where a mirrored or upside-down shape is another shape.
     "gray": ImageAugmentation(
         scale=(0.5, 1.0), flip=0.0, rotation=15.0, shear=10.0, brightness=0.6, contrast=0.6

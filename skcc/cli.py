@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   skcc run contrastive cifar10 --root ~/data --download --recipe paper
   skcc run contrastive digits --set cluster_weight=0 readout=kmeans   (instance head alone)
   skcc run contrastive digits --set augmented_views=1                 (one view is plain)
+  skcc run twin digits --set prior=uniform cluster_queue=0
 """
 
 
@@ -59,7 +60,9 @@ def _parser():
     run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     run.add_argument("--root", help="folder of the data set")
     run.add_argument("--download", action="store_true", help="download what is missing")
-    run.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
+    run.add_argument(
+        "--recipe", choices=["paper"], help="start from the paper's own settings, as far as known"
+    )
     run.add_argument(
         "--set",
         nargs="+",

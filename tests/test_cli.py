@@ -60,7 +60,7 @@ def test_a_folder_with_and_without_classes(capsys, tmp_path, shapes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["magic", "digits"], "no method 'magic'; there are contrastive"),
+        (["magic", "digits"], "no method 'magic'; there are contrastive, twin"),
         (["contrastive", "nothing"], "no data set 'nothing'; there are cifar10"),
         (["contrastive", "folder"], "needs --root"),
         (["contrastive", "folder", "--root", "/no/such"], "/no/such is not a folder"),
@@ -92,7 +92,11 @@ def test_as_a_module():
     assert out.stdout == f"skcc {__version__}\n"
 
 
-@pytest.mark.parametrize("key", benchmark.RECIPES)
+def recipes(method):
+    return pytest.mark.parametrize("key", [key for key in benchmark.RECIPES if key[0] == method])
+
+
+@recipes("contrastive")
 def test_recipes_are_the_papers(key):
     """Section 4 of the paper: ResNet-34 at 224 pixels, Adam 3e-4, batch 256, 1000 epochs."""
     model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
@@ -112,10 +116,28 @@ def test_recipes_are_the_papers(key):
     assert (family.scale, family.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
 
 
-def test_a_recipe_trains(shapes):
-    """The paper's settings on a handful of images, but for one epoch at 64 pixels."""
-    parameters = benchmark.RECIPES["contrastive", "cifar10"]
-    parameters = parameters | {"max_epochs": 1, "image_size": 64, "n_clusters": 2}
+@recipes("twin")
+def test_recipes_of_twins_are_what_is_known(key):
+    """Sixteen thousand keys, 20 blocks of clusters, 32 images per cluster, no entropy term."""
+    model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
+    assert 16000 < model.instance_queue * model.batch_size < 17000
+    assert (model.cluster_queue, model.batch_size) == (20, 32 * model.n_clusters)
+    assert model.n_clusters == {"cifar100": 20, "imagenet-dogs": 15}.get(key[1], 10)
+    assert (model.momentum, model.gumbel_temperature, model.learning_rate) == (0.999, 0.3, 1e-3)
+    assert model.instance_temperature == model.cluster_temperature == 1.0
+    assert (model.prior, model.prior_weight, model.entropy_weight) == ("ema", 1.0, 0.0)
+    assert (model.membership, model.cluster_gradient, model.symmetric) == ("sample", "all", False)
+    family = AUGMENTATIONS[model.augment]
+    assert (family.scale, family.jitter, family.grayscale) == ((0.2, 1.0), 1.0, 0.2)
+    assert {family.brightness, family.contrast, family.saturation, family.hue} == {0.4}
+
+
+@pytest.mark.parametrize("method", benchmark.METHODS)
+def test_a_recipe_trains(shapes, method):
+    """The settings of CIFAR-10 on a handful of images, but for one epoch and 64 pixels at most."""
+    parameters = benchmark.RECIPES[method, "cifar10"]
+    side = min(64, parameters["image_size"])
+    parameters = parameters | {"max_epochs": 1, "image_size": side, "n_clusters": 2}
     images = np.repeat(shapes[0][:8, ..., None], 3, axis=3)
-    model = benchmark.make_estimator("contrastive", parameters).fit(images)
+    model = benchmark.make_estimator(method, parameters).fit(images)
     assert model.transform(images).shape == (8, 512)
