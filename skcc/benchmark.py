@@ -40,12 +40,9 @@ def _twin(n_clusters, backbone, image_size, max_epochs=1000):
         "image_size": image_size,
         "n_heads": 1,
         "instance_temperature": 1.0,
-        "assignment_temperature": 0.1,
         "momentum": 0.999,
         "instance_queue": round(16384 / batch_size),
         "prior_weight": 1.0,
-        "cluster_gradient": "all",
-        "entropy_weight": 0.0,
         "max_epochs": max_epochs,
         "batch_size": batch_size,
         "learning_rate": 1e-3,
@@ -63,9 +60,9 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("contrastive", "imagenet10"): _contrastive(10, "natural-strong-blur"),
     ("contrastive", "imagenet-dogs"): _contrastive(15, "natural-strong-blur"),
     ("contrastive", "tiny-imagenet"): _contrastive(200, "natural"),
-    # Twin-Contrast Clustering (NeurIPS 2021), on the five sets that it was reported for: as far as
-    # known those of its first author's earlier code and of MiCE, whose recipe that follows; the
-    # batch, the size of ImageNet's images, the scale of the assignments and the prior are guesses.
+    # Twin-Contrast Clustering (NeurIPS 2021), on the five sets that it was reported for. Nobody has
+    # published its settings: these are of its first author's earlier code and of MiCE, whose recipe
+    # that follows. Batch and size of ImageNet's images are guesses; the rest is our default.
     ("twin", "cifar10"): _twin(10, "resnet34-small", 32),
     ("twin", "cifar100"): _twin(20, "resnet34-small", 32),
     ("twin", "stl10"): _twin(10, "resnet34-image", 96, max_epochs=3000),

@@ -60,9 +60,7 @@ def _parser():
     run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     run.add_argument("--root", help="folder of the data set")
     run.add_argument("--download", action="store_true", help="download what is missing")
-    run.add_argument(
-        "--recipe", choices=["paper"], help="start from the paper's own settings, as far as known"
-    )
+    run.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
     run.add_argument(
         "--set",
         nargs="+",

@@ -118,15 +118,15 @@ def test_recipes_are_the_papers(key):
 
 @recipes("twin")
 def test_recipes_of_twins_are_what_is_known(key):
-    """Sixteen thousand keys, 20 blocks of clusters, 32 images per cluster, no entropy term."""
+    """Sixteen thousand keys, 20 blocks of clusters, 32 images per cluster."""
     model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
     assert 16000 < model.instance_queue * model.batch_size < 17000
     assert (model.cluster_queue, model.batch_size) == (20, 32 * model.n_clusters)
     assert model.n_clusters == {"cifar100": 20, "imagenet-dogs": 15}.get(key[1], 10)
     assert (model.momentum, model.gumbel_temperature, model.learning_rate) == (0.999, 0.3, 1e-3)
     assert model.instance_temperature == model.cluster_temperature == 1.0
-    assert (model.prior, model.prior_weight, model.entropy_weight) == ("ema", 1.0, 0.0)
-    assert (model.membership, model.cluster_gradient, model.symmetric) == ("sample", "all", False)
+    assert (model.prior, model.prior_weight, model.n_heads) == ("ema", 1.0, 1)
+    assert (model.membership, model.symmetric, model.conditioned) == ("sample", False, True)
     family = AUGMENTATIONS[model.augment]
     assert (family.scale, family.jitter, family.grayscale) == ((0.2, 1.0), 1.0, 0.2)
     assert {family.brightness, family.contrast, family.saturation, family.hue} == {0.4}
