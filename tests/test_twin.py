@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from skcc import TwinContrastClustering, engine
+from skcc.datasets import load_digits
+from skcc.metrics import clustering_accuracy
 from skcc.methods.twin import NOISE_ROWS, AssignedFeatures, TwinContrastObjective
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -455,3 +457,12 @@ def test_all_settings_train_and_predict(shapes, parameters):
     model = quick(**parameters).fit(shapes[0])
     assert np.isfinite([list(terms.values()) for terms in model.history_]).all()
     np.testing.assert_array_equal(model.predict(shapes[0]), model.labels_)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_are_found(seed):
+    digits = load_digits()
+    labels = TwinContrastClustering(10, random_state=seed).fit_predict(digits.images)
+    assert clustering_accuracy(digits.target, labels) > 0.95
+    assert len(np.unique(labels)) == 10
