@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from skcc import TwinContrastClustering, engine
 from skcc.datasets import load_digits
-from skcc.metrics import clustering_accuracy
 from skcc.methods.twin import NOISE_ROWS, AssignedFeatures, TwinContrastObjective
+from skcc.metrics import clustering_accuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PLAIN = {
