@@ -135,7 +135,6 @@ def test_the_quickstart_clusters_digits(tmp_path):
     path = HOME / "examples" / "quickstart.py"
     assert len(path.read_text().splitlines()) < 60
     environment = {**os.environ, "MPLBACKEND": "Agg"}
-    environment.pop("OMP_NUM_THREADS", None)
     out = subprocess.run(
         [sys.executable, "-W", "error", path], cwd=tmp_path, env=environment,
         capture_output=True, text=True, check=True,
