@@ -13,7 +13,7 @@ OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py t
 	tests/test_images_contract.py tests/test_metrics.py tests/test_model_selection.py \
 	tests/test_persistence.py tests/test_properties.py
 
-.PHONY: demo test test-newest test-oldest test-all gpu lint clean
+.PHONY: demo test test-newest test-oldest test-all gpu gpu-cifar10 lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -41,8 +41,23 @@ gpu:
 	$(PYTHON) -m skcc bench variants --device cuda --backbone resnet34-image --side 224 \
 		--batch 256 --steps 20
 	$(PYTHON) -m skcc bench step --device cuda --backbone resnet18-small --side 32 --batch 512
+	$(PYTHON) -m skcc bench step --method twin --device cuda --backbone resnet18-small --side 32 \
+		--batch 512
 	$(PYTHON) -m skcc bench augment --device cuda --size 224 --batch 256
 	$(PYTHON) -m pytest -m gpu
+
+# CIFAR-10 from a .npz of its 60,000 images and classes: both methods, and momentum contrast followed
+# by k-means, with as many passes.
+DATA ?= cifar10.npz
+EPOCHS ?= 100
+ON_CIFAR10 := backbone=resnet18-small batch_size=512 max_epochs=$(EPOCHS)
+gpu-cifar10:
+	$(PYTHON) -m skcc run contrastive arrays --root $(DATA) --set $(ON_CIFAR10)
+	$(PYTHON) -m skcc run twin arrays --root $(DATA) --set $(ON_CIFAR10)
+	$(PYTHON) -m skcc run twin arrays --root $(DATA) --set $(ON_CIFAR10) momentum=0.99 \
+		instance_queue=8
+	$(PYTHON) -m skcc run twin arrays --root $(DATA) --set $(ON_CIFAR10) momentum=0.99 \
+		instance_queue=8 cluster_weight=0 readout=kmeans prior=None conditioned=False
 
 lint: .venv/installed
 	$(BIN)/ruff check .

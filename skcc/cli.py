@@ -56,7 +56,7 @@ def _parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("method", help="contrastive or twin")
-    run.add_argument("dataset", help="digits, folder, cifar10, cifar100 or stl10")
+    run.add_argument("dataset", help="digits, folder, arrays (.npz), cifar10, cifar100 or stl10")
     run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     run.add_argument("--root", help="folder of the data set")
     run.add_argument("--download", action="store_true", help="download what is missing")

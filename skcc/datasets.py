@@ -6,6 +6,7 @@ of each image, or None) and ``target_names``.
 
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import sklearn.datasets
@@ -177,8 +178,46 @@ def fetch_stl10(root, *, download: bool = False) -> Bunch:
     )
 
 
+def load_arrays(root) -> Bunch:
+    """Images and classes in one file of NumPy.
+
+    Parameters
+    ----------
+    root : str or Path
+        A .npz file that holds ``images`` and, if classes are known, ``target``.
+
+    Returns
+    -------
+    arrays : Bunch
+        ``images`` as stored; ``target`` of shape (n_samples,) or None.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or the two are not of one length.
+    """
+    try:
+        with open(root, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            stored = dict(arrays)
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, BadZipFile) as error:
+        raise ValueError(f"{root} is not a .npz file of arrays: {error}") from error
+    if "images" not in stored:
+        raise ValueError(f"{root} must hold 'images'; it holds {', '.join(stored) or 'nothing'}")
+    images, target = stored["images"], stored.get("target")
+    if target is None:
+        return Bunch(images=images, target=None, target_names=None)
+    if target.shape != (len(images),):
+        raise ValueError(
+            f"{root}: target must have shape ({len(images)},), as there are so many images; got "
+            f"{target.shape}"
+        )
+    names, target = np.unique(target, return_inverse=True)
+    return Bunch(images=images, target=target, target_names=names.tolist())
+
+
 # By the name on the command line: a function of the folder and of whether to download.
 DATASETS: dict[str, Callable[..., Bunch]] = {
+    "arrays": lambda root, download=False: load_arrays(root),
     "cifar10": fetch_cifar10,
     "cifar100": fetch_cifar100,
     "digits": lambda root, download=False: load_digits(),

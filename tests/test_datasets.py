@@ -103,3 +103,36 @@ def test_real_cifar_strips_cluster_as_images(real_images):
     model = ContrastiveClustering(2, max_epochs=20, random_state=0).fit(np.concatenate(images))
     assert model.settings_["augment"] == "natural"
     assert model.image_shape_ == (32, 32, 3)
+
+
+def test_arrays(tmp_path):
+    images = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3)
+    np.savez(tmp_path / "both.npz", images=images, target=["b", "a", "b", "c"])
+    bunch = datasets.load_arrays(tmp_path / "both.npz")
+    np.testing.assert_array_equal(bunch.images, images)
+    assert bunch.target.tolist() == [1, 0, 1, 2]
+    assert bunch.target_names == ["a", "b", "c"]
+    np.savez(tmp_path / "images.npz", images=images)
+    assert datasets.load_arrays(tmp_path / "images.npz").target is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"x": np.zeros(3)}, "must hold 'images'; it holds x"),
+        ({"images": np.zeros(3), "target": np.zeros(2)}, r"shape \(3,\).*got \(2,\)"),
+        ({"images": np.array([None])}, r"not a \.npz file of arrays"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path, stored, message):
+    np.savez(tmp_path / "file.npz", **stored)
+    with pytest.raises(ValueError, match=message):
+        datasets.load_arrays(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"words"])
+def test_what_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "file.npz").write_bytes(content)
+    for path in ("file.npz", "missing.npz"):
+        with pytest.raises(ValueError, match=r"is not a \.npz file of arrays"):
+            datasets.load_arrays(tmp_path / path)
