@@ -61,7 +61,7 @@ def test_a_folder_with_and_without_classes(capsys, tmp_path, shapes):
     ("arguments", "message"),
     [
         (["magic", "digits"], "no method 'magic'; there are contrastive, twin"),
-        (["contrastive", "nothing"], "no data set 'nothing'; there are cifar10"),
+        (["contrastive", "nothing"], "no data set 'nothing'; there are arrays, cifar10"),
         (["contrastive", "folder"], "needs --root"),
         (["contrastive", "folder", "--root", "/no/such"], "/no/such is not a folder"),
         (["contrastive", "digits", "--set", "colour=3"], "[Ii]nvalid parameter 'colour'"),
