@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from skcc import engine
+from skcc import ContrastiveClustering, TwinContrastClustering, engine
 from skcc.augment import CallableAugmentation, NoAugmentation, Views
 from skcc.checkpoint import Checkpoint
 from skcc.data import HostStore, Store
@@ -286,24 +287,31 @@ def test_the_loop_sets_step_sizes_without_a_transfer(store):
         assert tensor.item() == pytest.approx(0.1 * engine.one_cycle(min(1, done / 10)), abs=1e-8)
 
 
-def contrastive(device, **how):
+def setting(device, method):
     from skcc.speed import _Setting
 
     torch.manual_seed(0)
     return _Setting(
-        backbone="resnet10-narrow", side=16, batch=32, n=32 * 24, clusters=4, device=device, **how
-    )
+        backbone="resnet10-narrow", side=16, batch=32, n=32 * 24, clusters=4, device=device,
+        estimator=METHODS[method],
+    )  # fmt: skip
 
 
+METHODS = {
+    "contrastive": ContrastiveClustering(4),
+    "twin": TwinContrastClustering(4, instance_queue=2, symmetric=True),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.mark.gpu
 @cuda
-def test_recorded_steps_train_as_plain_ones():
+@every_method
+def test_recorded_steps_train_as_plain_ones(method):
     histories = []
     for capture in (False, True):
-        s = contrastive("cuda")
+        s = setting("cuda", method)
         histories.append(engine.train(
             s.objective, s.store, s.views, epochs=3, batch_size=32, learning_rate=1e-3,
             weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.float32,
@@ -313,13 +321,37 @@ def test_recorded_steps_train_as_plain_ones():
         assert recorded == pytest.approx(plain, rel=2e-3)
 
 
+class Reads(TorchDispatchMode):
+    """Fails where the host would wait for a value, or a shape depend on one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"), name
+        return function(*args, **(kwargs or {}))
+
+
+@every_method
+def test_no_step_reads_a_value(method):
+    s = setting("cpu", method)
+    s.objective.before_epoch(0, None, torch.Generator().manual_seed(0))
+    views, index = tuple(torch.rand(2, 32, 3, 16, 16)), torch.arange(32)
+    with Reads():
+        for _ in range(2):
+            s.apply(sum(s.objective(views, index).values()))
+            s.objective.after_step()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), Reads():
+        float(views[0].sum())
+
+
 @pytest.mark.gpu
 @cuda
-def test_no_step_waits_for_the_device():
-    s = contrastive("cuda")
-    steps = []
+@every_method
+def test_no_step_waits_for_the_device(method):
+    s = setting("cuda", method)
+    steps, before = [], s.objective.after_step
 
     def after_step():
+        before()
         steps.append(1)
         if len(steps) in (5, 20):  # from one to the other, waiting is an error
             torch.cuda.set_sync_debug_mode("error" if len(steps) == 5 else "default")

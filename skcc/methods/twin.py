@@ -294,6 +294,7 @@ class TwinContrastObjective(Objective):
         self._fresh = []
 
     def release(self):
+        self._fresh = []
         self.twin = self.keys = self.owners = self.past = self.noise = self.shifts = None
 
     def assign(self, images: Tensor) -> Tensor:
