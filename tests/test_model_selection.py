@@ -104,7 +104,10 @@ def test_two_workers_find_what_one_does(cls, kinds_of_x, shapes, kind, backend):
 def test_the_search_finds_the_three_kinds_of_pictures(cls, shapes):
     X, kinds = shapes
     grid = {"n_clusters": [2, 3, 5]}
-    model = quick(cls, max_epochs=60, batch_size=40)
+    slow = {
+        "TwinContrastClustering": 200
+    }  # one view of two carries a gradient, and samples are noisy
+    model = quick(cls, max_epochs=slow.get(cls.__name__, 60), batch_size=40)
     search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X)
     assert search.best_params_ == {"n_clusters": 3}
     assert adjusted_rand_score(kinds, search.predict(X)) > 0.8
