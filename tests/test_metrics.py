@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.metrics import make_scorer
+from sklearn.metrics import adjusted_rand_score, make_scorer
 
 from skcc.metrics import clustering_accuracy
 
@@ -47,3 +47,24 @@ def test_it_makes_a_scorer():
             return X
 
     assert make_scorer(clustering_accuracy)(Model(), [1, 1, 0], [0, 0, 1]) == 1.0
+
+
+def test_an_accuracy_bounds_the_rand_index_from_below():
+    """ACC .906 on ten equal classes, with all errors in one cluster: the least ARI there is, .768.
+
+    Other ways to be as wrong, at random, have a larger one; so a published row of .906 and .733
+    cannot be (docs/twin-contrast.md).
+    """
+    target = np.repeat(np.arange(10), 1000)
+    wrong = np.arange(10_000) % 1000 < 104
+    sink = np.where(wrong, 0, target)
+    assert clustering_accuracy(target, sink) == pytest.approx(0.906, abs=1e-3)
+    least = adjusted_rand_score(target, sink)
+    assert least == pytest.approx(0.768, abs=2e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        where = np.array([rng.choice(10, p=rng.dirichlet(np.full(10, 0.1))) for _ in range(10)])
+        labels = np.where(wrong, where[target], target)
+        labels[wrong & (labels == target)] = (target[wrong & (labels == target)] + 1) % 10
+        if clustering_accuracy(target, labels) < 0.907:
+            assert adjusted_rand_score(target, labels) > least - 5e-3
