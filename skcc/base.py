@@ -8,6 +8,8 @@ paper and holds no training loop.
 import contextlib
 import copy
 import itertools
+import math
+import time
 import warnings
 from collections.abc import Iterator
 from numbers import Integral
@@ -38,7 +40,7 @@ from skcc.objective import Objective
 from skcc.parameters import demand_choice, demand_integer, demand_real
 
 SWALLOWED = 0.9  # a cluster with this share of the samples is called a collapse
-_NOT_RESULTS = {"checkpoint_dir", "device", "n_jobs", "precision", "verbose"}
+_NOT_RESULTS = {"checkpoint_dir", "device", "max_seconds", "n_jobs", "precision", "verbose"}
 
 
 class _Live:
@@ -86,7 +88,7 @@ class BaseDeepClusterer(
 
     # -- fit --------------------------------------------------------------------------------
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, unlabeled=None):
         """Train on images, and cluster them.
 
         Ctrl-C ends training early and keeps what was learned.
@@ -114,6 +116,11 @@ class BaseDeepClusterer(
         y : array-like of shape (n_samples,), default=None
             Not used in training. Callbacks and scorers may compare with it.
 
+        unlabeled : array-like, tensor, str, Path or list, default=None
+            Further images that are not to be clustered, of the shape of those in `X`; files and
+            PIL images are brought to it. In each epoch they are trained on first, by the contrast
+            between instances alone, as STL-10's unlabelled images were in the papers.
+
         Returns
         -------
         self : object
@@ -138,11 +145,11 @@ class BaseDeepClusterer(
         self._check_parameters()
         device = engine.resolve_device(self.device)
         with self._all_or_nothing():
-            self._fit(X, y, device)
+            self._fit(X, y, device, unlabeled)
         return self
 
     @with_callbacks
-    def _fit(self, X, y, device):
+    def _fit(self, X, y, device, unlabeled):
         store, self._format = self._read(X, known=None, device=device)
         n = len(store)
         if n < max(2, self.n_clusters):
@@ -154,9 +161,10 @@ class BaseDeepClusterer(
         self.image_shape_ = self._format.shape if self._format.is_image else None
         announce(type(self).__name__, self.settings_, self.verbose)
         self._warn_about_batch(n)
-        store = store.to(device)
+        unlabeled = self._read_unlabeled(unlabeled)
+        store, unlabeled = (s and s.to(device) for s in (store, unlabeled))
         tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
-        objective = self._train(store, device, tasks)
+        objective = self._train(store, unlabeled, device, tasks)
         self._warn_about_collapse(self._learn(objective, store))
         if device.type != "cpu":
             self._live = _Live()  # its memory goes back; `predict` builds it again
@@ -196,6 +204,7 @@ class BaseDeepClusterer(
         demand_integer("n_clusters", self.n_clusters, 1)
         demand_integer("image_size", self.image_size, 1, also=[None])
         demand_integer("max_epochs", self.max_epochs, 1, also=["auto"])
+        demand_real("max_seconds", self.max_seconds, 0, closed=False, also=[None])
         demand_integer("batch_size", self.batch_size, 2, also=["auto"])
         demand_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
         demand_real("weight_decay", self.weight_decay, 0)
@@ -234,6 +243,19 @@ class BaseDeepClusterer(
         if known is None and not table:
             self.n_features_in_ = 1 if sources else fmt.n_features
         return store, fmt
+
+    def _read_unlabeled(self, X):
+        if X is None:
+            return None
+        if self.instance_weight == 0:
+            raise ValueError("unlabeled images are of use for an instance_weight > 0; got 0")
+        try:
+            store, _ = self._read(X, known=self._format)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"unlabeled: {error}") from error
+        if len(store) < 2:
+            raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
+        return store
 
     def _resolve(self, store, device):
         """Every "auto" resolved: what `settings_` reports."""
@@ -289,10 +311,10 @@ class BaseDeepClusterer(
                 stacklevel=5,
             )
 
-    def _train(self, store, device, tasks):
+    def _train(self, store, unlabeled, device, tasks):
         """Run the phases; set the history of all, and return the last objective."""
         settings = self.settings_
-        checkpoints = self._checkpoints(store)
+        checkpoints = self._checkpoints(store, unlabeled)
         seed = self._seed(checkpoints)
         self.history_, objective = [], None
         phases = self._phases_from_scratch(store.shape)
@@ -316,17 +338,21 @@ class BaseDeepClusterer(
                     global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
                     begin=tasks.begin_epoch,
                     report=self._reporter(objective, store, earlier, tasks, progress),
+                    unlabeled=unlabeled,
                     checkpoint=checkpoints(phase, seed),
                 )
             self.history_ = earlier + history
 
     def _reporter(self, objective, store, earlier, tasks, progress):
         """What the engine tells of each epoch is shown, kept, and handed to callbacks."""
+        started, limit = time.monotonic(), self.max_seconds or math.inf
 
         def report(history, seconds):
             self.history_ = earlier + history
             progress(len(history) - 1, history[-1], seconds)
-            return tasks.end_epoch(lambda: self._as_if_stopped(objective, store))
+            stop = tasks.end_epoch(lambda: self._as_if_stopped(objective, store))
+            the_next_would_end = time.monotonic() - started + seconds
+            return stop or the_next_would_end > limit
 
         return report
 
@@ -354,7 +380,7 @@ class BaseDeepClusterer(
                 return state["seed"]
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _checkpoints(self, store):
+    def _checkpoints(self, store, unlabeled):
         """A function ``(phase, seed) -> Checkpoint or None``."""
         if self.checkpoint_dir is None:
             return lambda phase, seed: None
@@ -364,6 +390,7 @@ class BaseDeepClusterer(
             if name not in _NOT_RESULTS
         }
         demanded["X"] = fingerprint(store.samples)
+        demanded["unlabeled"] = unlabeled and fingerprint(unlabeled.samples)
         folder = Path(self.checkpoint_dir)
         return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
 

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -265,12 +266,14 @@ def train(
     global_rng: bool,
     begin: Callable[[], None],
     report: Callable[[list[dict[str, float]], float], bool],
+    unlabeled: Store | None = None,
     checkpoint: Checkpoint | None = None,
     capture: bool = False,
 ) -> list[dict[str, float]]:
     """Minimise the sum of an objective's terms.
 
-    Ctrl-C ends training early: what was learned stays, and a warning says so.
+    An epoch is a pass over the unlabelled samples, if there are any, and then one over those to be
+    clustered. Ctrl-C ends training early: what was learned stays, and a warning says so.
 
     Parameters
     ----------
@@ -316,6 +319,10 @@ def train(
         Told ``(history, seconds)`` after each epoch: the mean terms of all epochs until now, and
         what the last one took. If it answers True, training ends.
 
+    unlabeled : Store or None, default=None
+        Samples that are not to be clustered, as `store`; they pass through
+        ``objective.unlabeled``.
+
     checkpoint : Checkpoint or None, default=None
         Where training continues from, and where its state is kept.
 
@@ -337,7 +344,6 @@ def train(
         If a batch does not fit into the memory of the device; names one that does.
     """
     device = device_of(objective)
-    steps = n_steps(len(store), batch_size)
     captured = capture and device.type == "cuda" and not global_rng
     optimizer = torch.optim.AdamW(
         objective.parameters(),
@@ -348,9 +354,9 @@ def train(
     )
     whole = _whole(objective, store, views, dtype)
 
-    def step(batch, index):
+    def update(losses, batch, tables, at, index):
         with autocast(device, dtype):
-            terms = objective(views(batch, tables, index), index)
+            terms = losses(views(batch, tables, at), index)
             loss = sum(terms.values())
         loss.backward()
         optimizer.step()
@@ -358,11 +364,15 @@ def train(
         objective.after_step()
         return {name: term.detach() for name, term in terms.items()}
 
+    passes = [_Pass(store, views, partial(update, objective), batch_size, captured)]
+    if unlabeled is not None:
+        aside = partial(update, objective.unlabeled)
+        passes.insert(0, _Pass(unlabeled, views, aside, batch_size, captured, after=len(store)))
+    steps = sum(one.steps for one in passes)
     history = _restore(checkpoint, objective, optimizer)
     rate = _Rate(optimizer, learning_rate, SCHEDULES[schedule], epochs * steps)
     rate.done = len(history) * steps
-    run_step = CapturedStep(step) if captured else step
-    tables, too_large = None, False
+    too_large = False
     objective.train()
     try:
         with private_rng(seed, device) if global_rng else contextlib.nullcontext():
@@ -373,12 +383,8 @@ def train(
                 if global_rng:
                     seed_global_rng(generator.initial_seed(), device)
                 objective.before_epoch(epoch, whole, generator)
-                order = _order(len(store), steps, generator)
-                tables = _renewed(tables, views.draw(len(store), store.shape, generator, device))
-                total = _sum_terms(run_step, store.stream(order, device), rate)
-                terms = {name: value.item() / steps for name, value in total.items()}
-                _demand_finite(terms, epoch)
-                history.append(terms)
+                history.append(_run_passes(passes, generator, rate, device))
+                _demand_finite(history, epoch)
                 stop = report(history, time.perf_counter() - started)
                 last = stop or len(history) == epochs
                 if checkpoint is not None and (last or checkpoint.is_due()):
@@ -395,11 +401,7 @@ def train(
         )
     if too_large:
         optimizer.zero_grad(set_to_none=True)
-        fits = tables and _largest_that_fits(step, store, len(store) // steps, device)
-        raise torch.OutOfMemoryError(
-            f"a batch of {len(store) // steps} samples does not fit into the memory of {device}; "
-            + (f"one of {fits} does: batch_size={fits}" if fits else "nor does one of 2")
-        )
+        raise _too_large(passes, device)
     finish(objective, store, views, dtype=dtype)
     return history
 
@@ -526,49 +528,100 @@ class CapturedStep:
         return terms
 
 
-def _sum_terms(run_step, batches, rate):
-    """Run the steps of an epoch, and add up their terms on the device."""
-    total: dict[str, Tensor] = {}
-    for index, batch in batches:
-        rate.advance()
-        for name, term in run_step(batch, index).items():
-            total[name] = total[name] + term if name in total else term
-    return total
+class _Pass:
+    """A pass over a store in every epoch: in a new order, with new views, a step per batch.
 
+    Parameters
+    ----------
+    store : Store
+        The samples.
 
-def _order(n, steps, generator):
-    """Indices of the samples of each step, on the CPU."""
-    return torch.randperm(n, generator=generator)[: n // steps * steps].chunk(steps)
+    views : Views
+        How a batch becomes views.
 
+    update : callable
+        From a batch, tables of draws, rows of the tables and indices of the samples to terms;
+        changes the weights.
 
-def _renewed(tables, drawn):
-    """The new draws in the memory of the old ones, where a recorded step reads them."""
-    if tables is None:
-        return drawn
-    for old, new in zip(tables, drawn, strict=True):
-        for name, column in new.items():
-            old[name].copy_(column)
-    return tables
+    batch_size : int
+        Most samples per step.
 
+    captured : bool
+        Whether steps are recorded once and replayed.
 
-def _largest_that_fits(step, store, size, device):
-    """The largest half, quarter, ... of a batch whose step runs; None if none does.
-
-    The steps it takes do harm to the weights, which are lost anyway.
+    after : int, default=0
+        For samples that are not to be clustered: how many there are of the others. Indices begin
+        there, and the names of the terms say what they are of.
     """
-    while (size := size // 2) >= 2:
-        torch.cuda.empty_cache()
-        try:
-            for index, batch in store.stream([torch.arange(size)], device):
-                step(batch, index)
-        except torch.OutOfMemoryError:
-            continue
-        return size
-    return None
+
+    def __init__(self, store, views, update, batch_size, captured, *, after=0):
+        self.store, self.views, self.update, self.after = store, views, update, after
+        self.steps = n_steps(len(store), batch_size)
+        self.size = len(store) // self.steps
+        self._tables = None
+        self._run_step = CapturedStep(self._step) if captured else self._step
+
+    def _step(self, batch, index):
+        return self.update(batch, self._tables, index, index + self.after)
+
+    def run(self, generator, rate, device):
+        """Mean terms of a pass; they are added up on the device."""
+        order = torch.randperm(len(self.store), generator=generator)[: self.steps * self.size]
+        self._redraw(generator, device)
+        total: dict[str, Tensor] = {}
+        for index, batch in self.store.stream(order.chunk(self.steps), device):
+            rate.advance()
+            for name, term in self._run_step(batch, index).items():
+                total[name] = total[name] + term if name in total else term
+        prefix = "unlabeled " if self.after else ""
+        return {prefix + name: value.item() / self.steps for name, value in total.items()}
+
+    def _redraw(self, generator, device):
+        """New draws, in the memory of the old ones, where a recorded step reads them."""
+        drawn = self.views.draw(len(self.store), self.store.shape, generator, device)
+        if self._tables is None:
+            self._tables = drawn
+            return
+        for old, new in zip(self._tables, drawn, strict=True):
+            for name, column in new.items():
+                old[name].copy_(column)
+
+    def largest_that_fits(self, device):
+        """The largest half, quarter, ... of a batch whose step runs; 0 if none does.
+
+        The steps it takes do harm to the weights, which are lost anyway.
+        """
+        size = self.size if self._tables is not None else 0
+        while (size := size // 2) >= 2:
+            torch.cuda.empty_cache()
+            try:
+                for index, batch in self.store.stream([torch.arange(size)], device):
+                    self._step(batch, index)
+            except torch.OutOfMemoryError:
+                continue
+            return size
+        return 0
 
 
-def _demand_finite(terms, epoch):
-    for name, value in terms.items():
+def _run_passes(passes, generator, rate, device):
+    terms = {}
+    for one in passes:
+        terms |= one.run(generator, rate, device)
+    return terms
+
+
+def _too_large(passes, device):
+    """What is told of a batch that memory does not hold."""
+    size = max(one.size for one in passes)
+    fits = [one.largest_that_fits(device) for one in passes]
+    return torch.OutOfMemoryError(
+        f"a batch of {size} samples does not fit into the memory of {device}; "
+        + (f"one of {min(fits)} does: batch_size={min(fits)}" if all(fits) else "nor does one of 2")
+    )
+
+
+def _demand_finite(history, epoch):
+    for name, value in history[-1].items():
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the {name!r} term of the loss became {value} in epoch {epoch + 1}; a smaller "

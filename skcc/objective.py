@@ -15,7 +15,8 @@ HEAD_LOSS_WEIGHT = 0.02  # of the newest batch in the running loss of a cluster 
 class Objective(nn.Module):
     """What a method trains: a backbone, its heads, and the loss that joins them.
 
-    Subclasses implement `forward`, `assign` and `embed`; the hooks may stay as they are.
+    Subclasses implement `forward`, `assign` and `embed`; those that contrast instances `unlabeled`
+    and `project`, too. The hooks may stay as they are.
     """
 
     def __init__(self):
@@ -66,6 +67,39 @@ class Objective(nn.Module):
         -------
         h : Tensor of shape (n, d)
             One row per sample.
+        """
+        raise NotImplementedError
+
+    def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        """Loss of a batch of samples that are not to be clustered.
+
+        Parameters
+        ----------
+        views : tuple of Tensor
+            As in `forward`.
+
+        index : Tensor of shape (b,)
+            Which samples these are; none is one of those to be clustered.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            Those of `forward` that do not depend on which cluster a sample is in.
+        """
+        raise NotImplementedError
+
+    def project(self, images: Tensor) -> Tensor:
+        """Embedding in which instances are contrasted.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, c, h, w) or (n, d)
+            Views.
+
+        Returns
+        -------
+        z : Tensor of shape (n, projection_dim)
+            Not normalised.
         """
         raise NotImplementedError
 

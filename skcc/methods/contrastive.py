@@ -76,16 +76,20 @@ class ContrastiveObjective(Objective):
         terms : dict of str to Tensor of shape ()
             Weighted; their sum is minimised.
         """
-        terms = {}
-        if self.instance_weight:
-            z_a, z_b = self.instance_head(h_a), self.instance_head(h_b)
-            loss = nt_xent(z_a, z_b, temperature=self.instance_temperature)
-            terms["instance"] = self.instance_weight * loss
+        terms = self._instance_losses(h_a, h_b) if self.instance_weight else {}
         if self.cluster_weight:
             contrast, entropy = self._cluster_losses(h_a, h_b)
             terms["cluster"] = self.cluster_weight * contrast.mean()
             terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy.mean()
         return terms
+
+    def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        return self._instance_losses(*map(self.backbone, views))
+
+    def _instance_losses(self, h_a, h_b):
+        z_a, z_b = self.instance_head(h_a), self.instance_head(h_b)
+        loss = nt_xent(z_a, z_b, temperature=self.instance_temperature)
+        return {"instance": self.instance_weight * loss}
 
     def _cluster_losses(self, h_a, h_b):
         """Contrast and entropy of each cluster head, of shape (n_heads,)."""
@@ -106,6 +110,9 @@ class ContrastiveObjective(Objective):
 
     def embed(self, images: Tensor) -> Tensor:
         return self.backbone(images)
+
+    def project(self, images: Tensor) -> Tensor:
+        return self.instance_head(self.backbone(images))
 
 
 def _probabilities(head, h):
@@ -180,6 +187,10 @@ class ContrastiveClustering(BaseDeepClusterer):
 
     max_epochs : int, default="auto"
         Passes over the images. "auto" goes by a budget of optimizer steps.
+
+    max_seconds : float, default=None
+        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
+        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
 
     batch_size : int, default="auto"
         Images per optimizer step. "auto" goes by the number of images and clusters.
@@ -284,6 +295,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         augmented_views=2,
         readout="head",
         max_epochs="auto",
+        max_seconds=None,
         batch_size="auto",
         learning_rate="auto",
         weight_decay=0.0,
@@ -310,6 +322,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         self.augmented_views = augmented_views
         self.readout = readout
         self.max_epochs = max_epochs
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

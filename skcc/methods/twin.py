@@ -223,6 +223,19 @@ class TwinContrastObjective(Objective):
         self.noise.copy_(gumbel * (self.gumbel_noise * (1 - epoch / self.n_epochs)))
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        seen, keys = self._see(views, index)
+        terms = self._instance_losses(seen, keys, index)
+        if self.cluster_weight:
+            contrast, entropy = self._cluster_losses(seen, keys)
+            terms["cluster"] = self.cluster_weight * contrast.mean()
+            terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy.mean()
+        return terms
+
+    def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
+        return self._instance_losses(*self._see(views, index), index)
+
+    def _see(self, views, index):
+        """What the network and the twin see in each direction."""
         pairs = [views, views[::-1]] if self.symmetric else [views]
         noise = self.noise[:, (index + self.shifts) % NOISE_ROWS]
         seen, keys = [], []
@@ -230,6 +243,10 @@ class TwinContrastObjective(Objective):
             seen.append(_Seen(self.network, a, noise_a, self.gumbel_temperature))
             with torch.no_grad():
                 keys.append(_Seen(self.twin, b, noise_b, self.gumbel_temperature))
+        return seen, keys
+
+    def _instance_losses(self, seen, keys, index):
+        """Of the evidence lower bound: contrast, and divergence of assignments from a prior."""
         terms = {}
         if self.instance_weight:
             contrast = self._instance_contrast(seen, keys, index)
@@ -237,10 +254,6 @@ class TwinContrastObjective(Objective):
         if self.prior is not None:
             divergence = map(self._divergence, seen, keys)
             terms["prior"] = self.prior_weight * _mean(divergence)
-        if self.cluster_weight:
-            contrast, entropy = self._cluster_losses(seen, keys)
-            terms["cluster"] = self.cluster_weight * contrast.mean()
-            terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy.mean()
         return terms
 
     def _instance_contrast(self, seen, keys, index):
@@ -303,6 +316,10 @@ class TwinContrastObjective(Objective):
 
     def embed(self, images: Tensor) -> Tensor:
         return self.network.backbone(images)
+
+    def project(self, images: Tensor) -> Tensor:
+        features = self.embed(images)
+        return self.network.embedding(features, F.softmax(self.network.logits(features), dim=-1))
 
 
 def _directions(x):
@@ -426,6 +443,10 @@ class TwinContrastClustering(BaseDeepClusterer):
 
     max_epochs : int, default="auto"
         Passes over the images. "auto" goes by a budget of optimizer steps.
+
+    max_seconds : float, default=None
+        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
+        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
 
     batch_size : int, default="auto"
         Images per optimizer step. "auto" goes by the number of images and clusters.
@@ -559,6 +580,7 @@ class TwinContrastClustering(BaseDeepClusterer):
         augmented_views=2,
         readout="head",
         max_epochs="auto",
+        max_seconds=None,
         batch_size="auto",
         learning_rate="auto",
         weight_decay=0.0,
@@ -597,6 +619,7 @@ class TwinContrastClustering(BaseDeepClusterer):
         self.augmented_views = augmented_views
         self.readout = readout
         self.max_epochs = max_epochs
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
