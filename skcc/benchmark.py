@@ -1,19 +1,31 @@
-"""Runs on data sets with known classes: recipes, and one record per run."""
+"""Runs on data sets with known classes: recipes, rows of scikit-learn, and one record per run."""
 
 import platform
+import subprocess
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import PIL
 import sklearn
 import torch
+from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.decomposition import NMF, PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import kneighbors_graph
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import normalize
+from sklearn.utils import Bunch
 
 import skcc
-from skcc.datasets import DATASETS
+from skcc import data, engine
 from skcc.metrics import clustering_accuracy
 
 METHODS = {"contrastive": "ContrastiveClustering", "twin": "TwinContrastClustering"}
+PIXELS = 32  # most on the short side of the images that classical methods see
+_NEIGHBOURS = 10
+_COMPONENTS = 50  # principal, in front of graphs of neighbours
 
 
 def _contrastive(n_clusters, augment):
@@ -71,6 +83,37 @@ RECIPES: dict[tuple[str, str], dict] = {
 }
 
 
+def recipe(name: str | None, method: str, dataset: str) -> dict:
+    """Settings by their name on the command line.
+
+    Parameters
+    ----------
+    name : {"paper"} or None
+        None are no settings at all.
+
+    method : str
+        A key of `METHODS`.
+
+    dataset : str
+        Name of the data set.
+
+    Returns
+    -------
+    parameters : dict of str to object
+        Of the estimator.
+
+    Raises
+    ------
+    ValueError
+        If the paper has none.
+    """
+    if name is None or method in CLASSICAL:
+        return {}
+    if (method, dataset) not in RECIPES:
+        raise ValueError(f"the paper has no settings for {method} on {dataset}")
+    return dict(RECIPES[method, dataset])
+
+
 def make_estimator(method: str, parameters: dict):
     """An estimator by the name of its method.
 
@@ -97,6 +140,65 @@ def make_estimator(method: str, parameters: dict):
     return getattr(skcc, METHODS[method])().set_params(**parameters)
 
 
+def pixels(images) -> np.ndarray:
+    """Images as rows of a table.
+
+    Parameters
+    ----------
+    images : array-like, tensor, str, Path or list
+        As in the estimators' `fit`; files are brought to at most 32 pixels on the short side.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, height * width * channels)
+        Float32, from 0 to 1.
+    """
+    store, _ = data.read(images, side=lambda short: min(short, PIXELS))
+    return store.samples.flatten(1).numpy().astype(np.float32) / 255
+
+
+def _k_means(n_clusters, random_state, rank):
+    return [KMeans(n_clusters, n_init=10, random_state=random_state)]
+
+
+def _spectral(n_clusters, random_state, rank):
+    return [
+        PCA(min(_COMPONENTS, rank), random_state=random_state),
+        SpectralClustering(
+            n_clusters,
+            affinity="nearest_neighbors",
+            n_neighbors=_NEIGHBOURS,
+            assign_labels="cluster_qr",
+            random_state=random_state,
+        ),
+    ]
+
+
+def _agglomerative(n_clusters, random_state, rank):
+    graph = partial(kneighbors_graph, n_neighbors=_NEIGHBOURS)
+    return [
+        PCA(min(_COMPONENTS, rank), random_state=random_state),
+        AgglomerativeClustering(n_clusters, linkage="ward", connectivity=graph),
+    ]
+
+
+def _nmf(n_clusters, random_state, rank):
+    return [
+        NMF(n_clusters, init="nndsvda", max_iter=1000, random_state=random_state),
+        *_k_means(n_clusters, random_state, rank),
+    ]
+
+
+# scikit-learn's rows of the papers' table, on pixels; of how many dimensions, is `rank`.
+# `results.STANDS_FOR` says where the papers' were others.
+CLASSICAL = {
+    "agglomerative": _agglomerative,
+    "kmeans": _k_means,
+    "nmf": _nmf,
+    "spectral": _spectral,
+}
+
+
 def agreement(target, labels) -> dict[str, float | None]:
     """ACC, NMI and ARI of a clustering.
 
@@ -111,77 +213,133 @@ def agreement(target, labels) -> dict[str, float | None]:
     Returns
     -------
     scores : dict of str to float
-        Keys "ACC", "NMI", "ARI".
+        Keys "acc", "nmi", "ari".
     """
     if target is None:
-        return dict.fromkeys(("ACC", "NMI", "ARI"))
+        return dict.fromkeys(("acc", "nmi", "ari"))
     return {
-        "ACC": clustering_accuracy(target, labels),
-        "NMI": float(normalized_mutual_info_score(target, labels)),
-        "ARI": float(adjusted_rand_score(target, labels)),
+        "acc": clustering_accuracy(target, labels),
+        "nmi": float(normalized_mutual_info_score(target, labels)),
+        "ari": float(adjusted_rand_score(target, labels)),
     }
 
 
-def run(
-    method: str, dataset: str, *, parameters: dict, root: str | None, download: bool = False
-) -> dict:
+def run(method: str, bunch: Bunch, parameters: dict) -> dict:
     """Fit a method on a data set and measure it.
 
     Parameters
     ----------
     method : str
-        A key of `METHODS`.
+        A key of `METHODS` or `CLASSICAL`.
 
-    dataset : str
-        A key of `skcc.datasets.DATASETS`.
+    bunch : Bunch
+        A data set as `skcc.datasets.load` gives it.
 
     parameters : dict of str to object
-        Parameters of the estimator. ``n_clusters`` is the number of classes unless given.
-
-    root : str or None
-        Folder of the data set, for those that need one.
-
-    download : bool, default=False
-        Whether the data set may be downloaded.
+        Parameters of the estimator; of a classical method ``n_clusters`` and ``random_state``
+        alone. ``n_clusters`` is the number of classes unless given.
 
     Returns
     -------
     record : dict
-        Parameters, scores, clusters used, seconds of `fit`, images per second of training,
-        device and versions; plain values.
+        Plain values: method, data set, parameters, number of images; ``acc``, ``nmi`` and ``ari``
+        of the labels and, under ``kmeans``, of k-means of the features; clusters used, seconds of
+        `fit`, images that passed through a network in training, device, commit, versions.
 
     Raises
     ------
     ValueError
-        If a name is unknown, or the data set needs a folder.
+        If there is no such method or parameter, or a classical method has no ``n_clusters``.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"no data set {dataset!r}; there are {', '.join(sorted(DATASETS))}")
-    if root is None and dataset != "digits":
-        raise ValueError(f"the data set {dataset!r} needs --root, the folder where it is")
-    bunch = DATASETS[dataset](root, download=download)
     if bunch.target is not None:
         parameters = {"n_clusters": len(np.unique(bunch.target)), **parameters}
-    estimator = make_estimator(method, parameters)
-    started = time.perf_counter()
-    estimator.fit(bunch.images)
-    seconds = time.perf_counter() - started
-    n = len(estimator.labels_)
+    measure = _run_classical if method in CLASSICAL else _run_deep
+    labels, measured = measure(method, bunch, parameters)
     return {
         "method": method,
-        "dataset": dataset,
+        "dataset": bunch.name,
         "parameters": parameters,
-        "settings": estimator.settings_,
-        "n": n,
-        **agreement(bunch.target, estimator.labels_),
-        "clusters": len(np.unique(estimator.labels_)),
-        "score": estimator.score(bunch.images),
-        "seconds": round(seconds, 2),
-        "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
-        "device": estimator.settings_["device"],
+        "n": len(labels),
+        **agreement(bunch.target, labels),
+        "clusters": len(np.unique(labels)),
+        **measured,
         "threads": torch.get_num_threads(),
+        "commit": commit(),
         "versions": versions(),
     }
+
+
+def _run_classical(method, bunch, parameters):
+    allowed = {"n_clusters", "random_state"}
+    used = {name: value for name, value in parameters.items() if name in allowed}
+    if "n_clusters" not in used:
+        raise ValueError(f"{method} needs n_clusters, since {bunch.name} has no classes")
+    started = time.perf_counter()
+    X = pixels(bunch.images)
+    steps = CLASSICAL[method](used["n_clusters"], used.get("random_state"), min(X.shape))
+    labels = make_pipeline(*steps).fit_predict(X)
+    return labels, {
+        "settings": {"pipeline": " | ".join(type(step).__name__ for step in steps)},
+        "kmeans": None,
+        "seconds": round(time.perf_counter() - started, 2),
+        "image_forwards": 0,
+        "device": "cpu",
+    }
+
+
+def _run_deep(method, bunch, parameters):
+    estimator = make_estimator(method, parameters)
+    started = time.perf_counter()
+    estimator.fit(bunch.images, unlabeled=bunch.unlabeled)
+    seconds = time.perf_counter() - started
+    n, k = len(estimator.labels_), estimator.n_clusters
+    kmeans = None
+    if bunch.target is not None and estimator.readout != "kmeans":
+        features = normalize(estimator.transform(bunch.images))
+        found = KMeans(k, n_init=10, random_state=0).fit_predict(features)
+        kmeans = agreement(bunch.target, found)
+    return estimator.labels_, {
+        "settings": estimator.settings_,
+        "kmeans": kmeans,
+        "score": estimator.score(bunch.images),
+        "epochs": estimator.n_iter_,
+        "seconds": round(seconds, 2),
+        "image_forwards": _forwards(estimator, n, bunch.unlabeled),
+        "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
+        "device": estimator.settings_["device"],
+    }
+
+
+def _forwards(estimator, n, unlabeled):
+    """Images that passed through a network in training: two views of each, in whole batches."""
+    sizes = [n] if unlabeled is None else [n, len(unlabeled)]
+    steps = [engine.n_steps(size, estimator.settings_["batch_size"]) for size in sizes]
+    trained = sum(size // s * s for size, s in zip(sizes, steps, strict=True))
+    return 2 * trained * estimator.n_iter_
+
+
+def commit() -> str | None:
+    """The commit that this package is a checkout of.
+
+    Returns
+    -------
+    commit : str or None
+        Twelve digits, with a + behind them if files of it have changed; None if it is none.
+    """
+    home = Path(skcc.__file__).parent
+
+    def git(*arguments):
+        done = subprocess.run(
+            ["git", "-C", home, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not a package inside another's checkout
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Data sets with known classes, for benchmarks and examples.
+"""Data sets with known classes, for benchmarks and examples, by the split rules of the papers.
 
 Each function returns a Bunch with ``images`` (something that `fit` takes), ``target`` (class
-of each image, or None) and ``target_names``.
+of each image, or None) and ``target_names``; STL-10 has ``unlabeled`` as well.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,18 @@ _SUPERCLASSES = (
     ("vehicles_1", (8, 13, 48, 58, 90)),
     ("vehicles_2", (41, 69, 81, 85, 89)),
 )
+
+# Synsets of ImageNet, by the authors' lists.
+_IMAGENET10 = (
+    *("n02056570", "n02085936", "n02128757", "n02690373", "n02692877"),
+    *("n03095699", "n04254680", "n04285008", "n04467665", "n07747607"),
+)
+_IMAGENET_DOGS = (
+    *("n02085936", "n02086646", "n02088238", "n02091467", "n02097130"),
+    *("n02099601", "n02101388", "n02101556", "n02102177", "n02105056"),
+    *("n02105412", "n02105855", "n02107142", "n02110958", "n02112137"),
+)
+_SYNSET = "n" + "[0-9]" * 8
 
 
 def load_digits() -> Bunch:
@@ -147,8 +159,7 @@ def fetch_cifar100(root, *, download: bool = False) -> Bunch:
 def fetch_stl10(root, *, download: bool = False) -> Bunch:
     """STL-10, the 13,000 labelled images of train and test together, 96 x 96 pixels, colour.
 
-    The papers train their instance head on the 100,000 unlabelled images as well; those are
-    not part of this.
+    The papers train on the 100,000 unlabelled images as well, by the contrast of instances alone.
 
     Parameters
     ----------
@@ -161,7 +172,8 @@ def fetch_stl10(root, *, download: bool = False) -> Bunch:
     Returns
     -------
     stl10 : Bunch
-        ``images`` of shape (13000, 3, 96, 96) and dtype uint8; ten classes.
+        ``images`` of shape (13000, 3, 96, 96) and dtype uint8; ten classes. ``unlabeled`` of shape
+        (100000, 3, 96, 96), for ``fit(images, unlabeled=unlabeled)``.
 
     Raises
     ------
@@ -175,6 +187,97 @@ def fetch_stl10(root, *, download: bool = False) -> Bunch:
         images=np.concatenate([part.data for part in parts]),
         target=np.concatenate([part.labels for part in parts]).astype(np.int64),
         target_names=list(parts[0].classes),
+        unlabeled=STL10(root, split="unlabeled", download=download).data,
+    )
+
+
+def load_imagenet10(root) -> Bunch:
+    """ImageNet-10: the training images of ten classes of ImageNet, 13,000 photos.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder of ImageNet: that of its training images, which holds a folder for each synset, or
+        the one above, where it is called train.
+
+    Returns
+    -------
+    imagenet10 : Bunch
+        ``images`` is a list of paths; ten classes, named by their synsets.
+
+    Raises
+    ------
+    ValueError
+        If a class is missing; says which.
+    """
+    return _load_synsets(_training_folder(root), _IMAGENET10)
+
+
+def load_imagenet_dogs(root) -> Bunch:
+    """ImageNet-Dogs: the training images of 15 breeds of dogs in ImageNet, 19,500 photos.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder of ImageNet: that of its training images, which holds a folder for each synset, or
+        the one above, where it is called train.
+
+    Returns
+    -------
+    dogs : Bunch
+        ``images`` is a list of paths; 15 classes, named by their synsets.
+
+    Raises
+    ------
+    ValueError
+        If a class is missing; says which.
+    """
+    return _load_synsets(_training_folder(root), _IMAGENET_DOGS)
+
+
+def load_tiny_imagenet(root) -> Bunch:
+    """Tiny-ImageNet, the training images alone as in the papers: 100,000 of 64 x 64 pixels, colour.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder of Tiny-ImageNet as it is distributed, or the one above it.
+
+    Returns
+    -------
+    tiny : Bunch
+        ``images`` is a list of paths; 200 classes, named by their synsets.
+
+    Raises
+    ------
+    ValueError
+        If there are not 200 classes.
+    """
+    below = Path(root) / "tiny-imagenet-200"
+    folder = _training_folder(below if below.is_dir() else root)
+    synsets = sorted(path.name for path in folder.glob(_SYNSET))
+    if len(synsets) != 200:
+        raise ValueError(
+            f"{folder} must hold 200 folders with names such as n01443537; it holds {len(synsets)}"
+        )
+    return _load_synsets(folder, synsets)
+
+
+def _training_folder(root):
+    train = Path(root) / "train"
+    return train if train.is_dir() else Path(root)
+
+
+def _load_synsets(folder, synsets):
+    """The images of some classes of a folder that is laid out as ImageNet's training images."""
+    missing = [name for name in synsets if not (folder / name).is_dir()]
+    if missing:
+        raise ValueError(f"{folder} must hold a folder for each synset; missing {missing}")
+    files = [image_files(folder / name) for name in synsets]
+    return Bunch(
+        images=[file for of_class in files for file in of_class],
+        target=np.repeat(np.arange(len(synsets)), [len(of_class) for of_class in files]),
+        target_names=list(synsets),
     )
 
 
@@ -222,5 +325,78 @@ DATASETS: dict[str, Callable[..., Bunch]] = {
     "cifar100": fetch_cifar100,
     "digits": lambda root, download=False: load_digits(),
     "folder": lambda root, download=False: load_folder(root),
+    "imagenet-dogs": lambda root, download=False: load_imagenet_dogs(root),
+    "imagenet10": lambda root, download=False: load_imagenet10(root),
     "stl10": fetch_stl10,
+    "tiny-imagenet": lambda root, download=False: load_tiny_imagenet(root),
 }
+
+
+def load(name: str, root=None, *, download: bool = False, n_images: int | None = None) -> Bunch:
+    """A data set by its name on the command line.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`.
+
+    root : str or Path, default=None
+        Where it is; only the digits need none. Any data set may be a .npz file for `load_arrays`.
+
+    download : bool, default=False
+        Whether torchvision may download it.
+
+    n_images : int, default=None
+        Take that many at random, the same ones in every call; None takes all.
+
+    Returns
+    -------
+    data : Bunch
+        ``name``, ``images``, ``target``, ``target_names`` and ``unlabeled``; the last three may be
+        None. Folders and .npz files of no known data set are named by their own names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set, it needs a root, or has fewer images than asked for.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data set {name!r}; there are {', '.join(sorted(DATASETS))}")
+    if root is None and name != "digits":
+        raise ValueError(f"the data set {name!r} needs --root, the folder where it is")
+    if root is not None and Path(root).suffix == ".npz":
+        bunch = load_arrays(root)
+    else:
+        bunch = DATASETS[name](root, download=download)
+    own = {"arrays", "folder"}
+    bunch.name = Path(root).resolve().stem if name in own else name
+    bunch.setdefault("unlabeled", None)
+    if n_images is None:
+        return bunch
+    if not 0 < n_images <= len(bunch.images):
+        raise ValueError(f"wanted {n_images} images of {name!r}; it has {len(bunch.images)}")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(bunch.images))[:n_images])
+    bunch.images = taken(bunch.images, chosen)
+    bunch.target = None if bunch.target is None else bunch.target[chosen]
+    if bunch.unlabeled is not None:
+        bunch.unlabeled = bunch.unlabeled[:n_images]
+    return bunch
+
+
+def taken(images, chosen: np.ndarray):
+    """Some of the images of a data set.
+
+    Parameters
+    ----------
+    images : ndarray or list
+        All.
+
+    chosen : ndarray of shape (m,)
+        Indices.
+
+    Returns
+    -------
+    some : ndarray or list
+        Those, in the order of the indices.
+    """
+    return images[chosen] if isinstance(images, np.ndarray) else [images[i] for i in chosen]
