@@ -1,8 +1,11 @@
 """Displays, in scikit-learn's manner: numbers in the constructor, drawing in `plot`."""
 
 import numpy as np
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from skcc import data
+from skcc.parameters import demand_choice, demand_integer
 
 
 class ClusterGridDisplay:
@@ -100,6 +103,203 @@ class ClusterGridDisplay:
         ax.spines[:].set_visible(False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
+    """Positions of samples on a map, from their features.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+        Finite. Only directions count, as everywhere in this package.
+
+    method : {"pca", "tsne"}, default="pca"
+        Principal components keep large distances, and are quick; t-SNE keeps neighbours together.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of t-SNE.
+
+    Returns
+    -------
+    positions : ndarray of shape (n_samples, 2)
+        Float64.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, or features are no finite table.
+    """
+    from sklearn.decomposition import PCA  # here, for the time that it takes
+    from sklearn.preprocessing import normalize
+
+    demand_choice("method", method, ["pca", "tsne"])
+    rows = normalize(check_array(features, dtype=np.float64))
+    if method == "tsne" and len(rows) > 3:  # so few have no neighbours to speak of
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(rows) - 1) / 3)
+        rows = PCA(min(50, *rows.shape), svd_solver="full").fit_transform(rows)
+        init = "pca" if rows.shape[1] > 1 else "random"
+        return TSNE(perplexity=perplexity, init=init, random_state=random_state).fit_transform(rows)
+    positions = np.zeros((len(rows), 2))
+    if len(rows) > 1:
+        components = PCA(min(2, *rows.shape), svd_solver="full").fit_transform(rows)
+        positions[:, : components.shape[1]] = components
+    return positions
+
+
+class EmbeddingDisplay:
+    """A map of samples by their features, coloured by cluster.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (m, 2)
+        Where each sample that is shown lies.
+
+    labels : ndarray of shape (m,)
+        Their clusters; -1 is none.
+
+    indices : ndarray of shape (m,), default=None
+        Which of the samples they are. None stands for the first m.
+    """
+
+    def __init__(self, *, positions, labels, indices=None):
+        self.positions = positions
+        self.labels = labels
+        self.indices = np.arange(len(labels)) if indices is None else indices
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, *, method="pca", n_samples=2000, random_state=None, ax=None
+    ):
+        """Map images by the features of an estimator, coloured by the clusters it finds.
+
+        Parameters
+        ----------
+        estimator : BaseDeepClusterer
+            Fitted.
+
+        X : array-like, tensor, str, Path or list
+            Images as in the estimator's `fit`.
+
+        method : {"pca", "tsne"}, default="pca"
+            Principal components keep large distances, and are quick; t-SNE keeps neighbours
+            together.
+
+        n_samples : int, default=2000
+            Most samples that are shown; of more, a random part.
+
+        random_state : int, RandomState instance or None, default=None
+            Seed of that part and of t-SNE.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : EmbeddingDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+        """
+        return cls.from_predictions(
+            estimator.transform(X),
+            estimator.predict(X),
+            method=method,
+            n_samples=n_samples,
+            random_state=random_state,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls, features, labels, *, method="pca", n_samples=2000, random_state=None, ax=None
+    ):
+        """Map samples whose features and clusters are known.
+
+        Parameters
+        ----------
+        features : array-like of shape (n_samples, n_features)
+            Compared by direction. Samples whose features are not finite, as those of images that
+            could not be read, are left out.
+
+        labels : array-like of shape (n_samples,)
+            Integers; -1 is no cluster.
+
+        method : {"pca", "tsne"}, default="pca"
+            Principal components keep large distances, and are quick; t-SNE keeps neighbours
+            together.
+
+        n_samples : int, default=2000
+            Most samples that are shown; of more, a random part.
+
+        random_state : int, RandomState instance or None, default=None
+            Seed of that part and of t-SNE.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : EmbeddingDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, or no features are finite.
+        """
+        demand_integer("n_samples", n_samples, 1)
+        features, labels = np.asarray(features), column_or_1d(labels)
+        check_consistent_length(features, labels)
+        random_state = check_random_state(random_state)
+        indices = np.flatnonzero(np.isfinite(features).all(axis=1))
+        if len(indices) > n_samples:
+            indices = np.sort(random_state.choice(indices, n_samples, replace=False))
+        positions = embed_in_plane(features[indices], method=method, random_state=random_state)
+        return cls(positions=positions, labels=labels[indices], indices=indices).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the map.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : EmbeddingDisplay
+            Itself.
+        """
+        import matplotlib.pyplot as plt
+        from matplotlib.patheffects import withStroke
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6, 6), layout="constrained")
+        size = np.clip(3000 / len(self.labels), 4, 36)
+        colours = _colours(int(self.labels.max()) + 1)
+        for cluster in np.unique(self.labels):
+            members = self.positions[self.labels == cluster]
+            colour = colours[cluster] if cluster >= 0 else (0.6, 0.6, 0.6)
+            name = f"cluster {cluster}" if cluster >= 0 else "none"
+            ax.scatter(*members.T, s=size, color=colour, alpha=0.7, linewidths=0, label=name)
+            if cluster >= 0:
+                middle = np.median(members, axis=0)
+                text = ax.text(*middle, str(cluster), ha="center", va="center", weight="bold")
+                text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_aspect("equal", adjustable="datalim")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _colours(n):
+    """A colour per cluster; neighbours in number differ, whatever their number."""
+    from matplotlib import colormaps
+
+    if n <= 20:
+        return colormaps["tab10" if n <= 10 else "tab20"].colors
+    return colormaps["hsv"](np.arange(n) * 0.618034 % 1)  # the golden ratio spreads them
 
 
 def _shown(channels):

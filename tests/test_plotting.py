@@ -1,4 +1,4 @@
-"""The grid of clusters."""
+"""Displays."""
 
 import matplotlib
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skcc import ContrastiveClustering
-from skcc.plotting import ClusterGridDisplay
+from skcc.plotting import ClusterGridDisplay, EmbeddingDisplay, embed_in_plane
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -56,3 +56,90 @@ def test_vectors_cannot_be_shown(shapes):
     model = ContrastiveClustering(3, max_epochs=1, random_state=0).fit(X)
     with pytest.raises(ValueError, match="vectors"):
         ClusterGridDisplay.from_estimator(model, X)
+
+
+# -- the map --------------------------------------------------------------------------------
+
+
+def distances(rows):
+    return np.linalg.norm(rows[:, None] - rows[None], axis=2)
+
+
+def test_the_map_is_the_plane_of_largest_variance():
+    """Against the eigenvectors of the covariance of directions."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 6)) * [9, 4, 1, 1, 1, 1] * rng.uniform(1, 5, (50, 1))
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+    centred = directions - directions.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    expected = centred @ vectors[:, :-3:-1]
+    got = embed_in_plane(features)
+    np.testing.assert_allclose(distances(got), distances(expected), atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 3), (3, 1), (5, 1), (5, 2), (6, 60)])
+def test_few_samples_have_a_map_too(method, shape):
+    features = np.random.default_rng(0).normal(size=shape)
+    positions = embed_in_plane(features, method=method, random_state=0)
+    assert positions.shape == (shape[0], 2)
+    assert np.isfinite(positions).all()
+
+
+def test_tsne_keeps_neighbours_together():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), 25)
+    features = np.eye(20)[groups] + 0.05 * rng.normal(size=(100, 20))
+    positions = embed_in_plane(features, method="tsne", random_state=0)
+    d = distances(positions)
+    np.fill_diagonal(d, np.inf)
+    assert (groups[d.argmin(axis=1)] == groups).all()
+    again = embed_in_plane(features, method="tsne", random_state=0)
+    np.testing.assert_array_equal(positions, again)
+
+
+def test_the_map_shows_a_bounded_part_and_leaves_out_what_could_not_be_read():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(500, 4)), rng.integers(0, 3, 500)
+    features[::5], labels[::5] = np.nan, -1
+    how = {"n_samples": 100, "random_state": 1}
+    display = EmbeddingDisplay.from_predictions(features, labels, **how)
+    assert len(display.positions) == len(set(display.indices)) == 100
+    assert (display.indices % 5 != 0).all()
+    np.testing.assert_array_equal(display.labels, labels[display.indices])
+    again = EmbeddingDisplay.from_predictions(features, labels, **how)
+    np.testing.assert_array_equal(again.indices, display.indices)
+    drawn = np.concatenate([c.get_offsets() for c in display.ax_.collections])
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(display.positions, axis=0))
+    assert [c.get_label() for c in display.ax_.collections] == [f"cluster {j}" for j in range(3)]
+    assert [t.get_text() for t in display.ax_.texts] == ["0", "1", "2"]
+
+
+def test_a_map_from_an_estimator(model, shapes):
+    _, ax = matplotlib.pyplot.subplots()
+    display = EmbeddingDisplay.from_estimator(model, shapes[0], ax=ax)
+    assert (display.ax_, display.figure_) == (ax, ax.figure)
+    np.testing.assert_array_equal(display.labels, model.labels_)
+    np.testing.assert_array_equal(display.positions, embed_in_plane(model.transform(shapes[0])))
+
+
+@pytest.mark.parametrize("n", [1, 10, 20, 45])
+def test_every_cluster_has_a_colour_of_its_own(n):
+    rng = np.random.default_rng(0)
+    display = EmbeddingDisplay.from_predictions(rng.normal(size=(2 * n, 3)), np.arange(2 * n) % n)
+    colours = {tuple(c.get_facecolor()[0]) for c in display.ax_.collections}
+    assert len(colours) == n
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "how", "message"),
+    [
+        (np.eye(3), [0, 1], {}, "inconsistent numbers of samples"),
+        (np.eye(3), [0, 1, 2], {"method": "umap"}, "method must be one of 'pca', 'tsne'"),
+        (np.eye(3), [0, 1, 2], {"n_samples": 0}, "n_samples must be an int >= 1"),
+        (np.full((3, 2), np.nan), [-1, -1, -1], {}, "0 sample"),
+    ],
+)
+def test_what_cannot_be_mapped(features, labels, how, message):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingDisplay.from_predictions(features, labels, **how)
