@@ -539,18 +539,8 @@ class BaseDeepClusterer(
         from sklearn.metrics import adjusted_mutual_info_score  # here, for the time that it takes
 
         store = self._read_again(X)
-        views = self._views()
         assign = self._assigner()
-        device = engine.device_of(self._objective())
-        generator = torch.Generator().manual_seed(0)
-        tables = views.draw(len(store), store.shape, generator, device)
-        own = callable(self._fitted_with["augment"])  # may draw from the global generator
-        with engine.private_rng(0, device) if own else contextlib.nullcontext():
-            both = self._sweep(
-                store,
-                lambda drawn: torch.stack([assign(view).argmax(dim=1) for view in drawn], dim=1),
-                lambda batch, index: views(batch, tables, index),
-            )
+        both = self._of_two_views(store, lambda view: assign(view).argmax(dim=1))
         first, second = both.astype(int).T
         if len(np.unique(both)) == 1:
             return 0.0
@@ -662,6 +652,25 @@ class BaseDeepClusterer(
         dtype = engine.resolve_precision(self.precision, engine.device_of(objective))
         view = view or self._views().plain
         return engine.sweep(objective, store, function, view=view, dtype=dtype).numpy()
+
+    def _of_two_views(self, store, function, seed=0):
+        """Rows of a function of both random views of every sample: (n, 2, ...)."""
+        views, device = self._views(), engine.device_of(self._objective())
+        generator = torch.Generator().manual_seed(seed)
+        tables = views.draw(len(store), store.shape, generator, device)
+        own = callable(self._fitted_with["augment"])  # may draw from the global generator
+        with engine.private_rng(seed, device) if own else contextlib.nullcontext():
+            return self._sweep(
+                store,
+                lambda drawn: torch.stack([function(view) for view in drawn], dim=1),
+                lambda batch, index: views(batch, tables, index),
+            )
+
+    def _project(self, X, seed):
+        """Embeddings and soft assignments of two random views of every sample: (n, 2, d + k)."""
+        project, assign = self._objective().project, self._assigner()
+        both = lambda view: torch.cat([project(view).float(), assign(view)], dim=1)  # noqa: E731
+        return self._of_two_views(self._read_again(X), both, seed)
 
     def _assigner(self):
         """From a view to soft assignments, by the read-out that was fitted."""

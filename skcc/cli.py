@@ -1,4 +1,4 @@
-"""The command line: ``skcc run METHOD DATASET`` and ``skcc bench NAME``."""
+"""The command line: ``skcc run``, ``skcc reproduce``, ``skcc table`` and ``skcc bench``."""
 
 import argparse
 import ast
@@ -17,6 +17,24 @@ _EXAMPLES = """examples:
   skcc run contrastive digits --set augmented_views=1                 (one view is plain)
   skcc run twin digits --set prior=uniform cluster_queue=0
 """
+
+_REPRODUCE_EXAMPLES = """examples:
+  skcc reproduce table --dataset cifar10 --root data/ --methods contrastive,twin,kmeans --seeds 3
+  skcc reproduce table --dataset digits --methods kmeans,spectral,agglomerative,nmf
+  skcc reproduce augmentation --dataset digits --seeds 3     (both views, one, none)
+  skcc reproduce heads --dataset digits --seeds 3            (both heads, instance, cluster)
+  skcc reproduce backbones --dataset cifar10 --root data/    (ResNet-18, 34, 50)
+  skcc reproduce similarity --dataset digits --out results/digits
+  skcc reproduce evolution --dataset digits --out results/digits
+  skcc reproduce cifar10 --root data/ --minutes 10           (again, until it is done)
+  skcc table results/
+A sweep that was cut off goes on when the same command is given again.
+"""
+_DATASETS = (
+    "arrays (.npz), cifar10, cifar100, digits, folder, imagenet-dogs, imagenet10, stl10 or "
+    "tiny-imagenet"
+)
+_TRAINED = ("table", "augmentation", "heads", "backbones")
 
 
 def _benches():
@@ -55,13 +73,31 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("method", help="contrastive or twin")
-    run.add_argument("dataset", help="digits, folder, arrays (.npz), cifar10, cifar100 or stl10")
+    run.add_argument("method", help="contrastive, twin, kmeans, spectral, agglomerative or nmf")
+    run.add_argument("dataset", help=_DATASETS)
     run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
-    run.add_argument("--root", help="folder of the data set")
-    run.add_argument("--download", action="store_true", help="download what is missing")
-    run.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
-    run.add_argument(
+    _add_data_and_settings(run)
+    run.set_defaults(work=_run)
+    _add_reproduce(commands)
+    table = commands.add_parser(
+        "table", help="show records of runs as tables, beside the papers' figures"
+    )
+    table.add_argument("results", help="a folder of results, or one of its files")
+    table.add_argument("--format", choices=["text", "markdown", "csv"], default="text")
+    table.set_defaults(work=_table)
+    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
+    names = bench.add_subparsers(dest="bench", required=True)
+    for name, function in _benches().items():
+        _add_bench(names, name, function)
+    return parser
+
+
+def _add_data_and_settings(parser):
+    parser.add_argument("--root", help="folder of the data set, or a .npz file")
+    parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("--images", type=int, help="take so many at random (default: all)")
+    parser.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
+    parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -70,13 +106,61 @@ def _parser():
         metavar="NAME=VALUE",
         help="parameters of the estimator",
     )
-    run.add_argument("--verbose", action="store_true", help="show progress")
-    run.set_defaults(work=_run)
-    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
-    names = bench.add_subparsers(dest="bench", required=True)
-    for name, function in _benches().items():
-        _add_bench(names, name, function)
-    return parser
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
+    parser.add_argument("--verbose", action="store_true", help="show progress")
+
+
+def _add_reproduce(commands):
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="make the papers' tables, ablations and figures",
+        epilog=_REPRODUCE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = reproduce.add_subparsers(dest="what", required=True)
+    about = {
+        "table": "methods on a data set",
+        "augmentation": "ablation: both views augmented, one, none",
+        "heads": "ablation: both heads, the instance head and k-means, the cluster head",
+        "backbones": "ablation: ResNet-18, 34 and 50",
+        "similarity": "figure: similarity of pairs of instances and of clusters over the epochs",
+        "evolution": "figure: t-SNE of the instances at some moments of training",
+        "cifar10": "train on CIFAR-10 for some minutes, in as many calls as it takes",
+    }
+    for name, description in about.items():
+        parser = what.add_parser(name, help=description, description=description)
+        if name != "cifar10":
+            parser.add_argument("--dataset", required=True, help=_DATASETS)
+        if name == "table":
+            parser.add_argument("--methods", type=_names, default=["contrastive"],
+                                help="separated by commas (default: contrastive)")  # fmt: skip
+        elif name not in _TRAINED:
+            parser.add_argument("--method", default="contrastive", help="contrastive or twin")
+        if name in _TRAINED:
+            parser.add_argument("--seeds", type=_positive, default=1,
+                                help="how many: 0, 1, ... (default: 1)")  # fmt: skip
+        else:
+            parser.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
+        if name in ("similarity", "evolution"):
+            parser.add_argument("--epochs", type=_positive, nargs="+", default=[],
+                                help="at which features are kept (default: 1, 10 %%, 25 %%, all)",
+                                )  # fmt: skip
+        if name == "cifar10":
+            parser.add_argument("--minutes", type=float, required=True, help="for this call")
+        parser.add_argument("--out", default="results", help="folder (default: results)")
+        _add_data_and_settings(parser)
+        parser.set_defaults(work=_reproduce)
+
+
+def _names(text):
+    return [name for name in text.split(",") if name]
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return value
 
 
 def _add_bench(names, name, function):
@@ -117,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         for record in options.work(options):
-            print(json.dumps(record), flush=True)
+            print(record if isinstance(record, str) else json.dumps(record), flush=True)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         print(f"skcc: {error}", file=sys.stderr)
         return 1
@@ -127,21 +211,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options):
     from skcc import benchmark
 
-    parameters = {}
-    if options.recipe:
-        key = options.method, options.dataset
-        if key not in benchmark.RECIPES:
-            raise ValueError(f"the paper has no settings for {' on '.join(key)}")
-        parameters |= benchmark.RECIPES[key]
-    parameters |= {"random_state": options.seed, "verbose": int(options.verbose)}
-    parameters |= dict(options.set)
-    yield benchmark.run(
-        options.method,
-        options.dataset,
-        parameters=parameters,
-        root=options.root,
-        download=options.download,
+    parameters = benchmark.recipe(options.recipe, options.method, options.dataset)
+    parameters |= {"random_state": options.seed} | _parameters(options)
+    if options.method in benchmark.METHODS:
+        benchmark.make_estimator(options.method, parameters)  # for its errors, before data is read
+    yield benchmark.run(options.method, _data(options, options.dataset), parameters)
+
+
+def _parameters(options):
+    place = {"device": options.device, "verbose": int(options.verbose)}
+    return {name: value for name, value in place.items() if value not in ("auto", 0)} | dict(
+        options.set
     )
+
+
+def _data(options, name):
+    from skcc import datasets
+
+    return datasets.load(name, options.root, download=options.download, n_images=options.images)
+
+
+def _reproduce(options):
+    from skcc import reproduce
+
+    if options.what in ("similarity", "evolution"):
+        yield _study(options)
+        return
+    bunch = _data(options, getattr(options, "dataset", "cifar10"))
+    how = {"out": options.out, "parameters": _parameters(options), "recipe": options.recipe}
+    if options.what == "cifar10":
+        yield reproduce.within(
+            options.minutes, bunch, method=options.method, seed=options.seed, **how
+        )
+    elif options.what == "table":
+        yield from reproduce.table(bunch, options.methods, seeds=options.seeds, **how)
+    else:
+        yield from reproduce.ablation(options.what, bunch, seeds=options.seeds, **how)
+
+
+def _study(options):
+    from skcc import benchmark, study
+
+    bunch = _data(options, options.dataset)
+    parameters = benchmark.recipe(options.recipe, options.method, bunch.name)
+    parameters |= {"random_state": options.seed} | _parameters(options)
+    if bunch.target is not None:
+        parameters = {"n_clusters": len(bunch.target_names), **parameters}
+    seen = study.observe(
+        bunch, options.out, method=options.method, parameters=parameters,
+        moments=tuple(options.epochs),
+    )  # fmt: skip
+    draw = {"similarity": study.draw_similarity, "evolution": study.draw_evolution}[options.what]
+    figure = f"{options.out}/{options.what}.png"
+    draw(options.out).savefig(figure, dpi=150)
+    return {"figure": figure, **seen}
+
+
+def _table(options):
+    from skcc import results
+
+    yield results.render(results.read(options.results), options.format).rstrip("\n")
 
 
 def _bench(options):

@@ -1,11 +1,13 @@
 """Displays, in scikit-learn's manner: numbers in the constructor, drawing in `plot`."""
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from skcc import data
 from skcc.parameters import demand_choice, demand_integer
+from skcc.similarity import PAIRS, SimilarityMonitor, pair_similarity
 
 
 class ClusterGridDisplay:
@@ -305,3 +307,123 @@ def _colours(n):
 def _shown(channels):
     """Which channels stand for red, green and blue."""
     return [0, 1, 2] if channels >= 3 else [0, 0, 0]
+
+
+class SimilarityDisplay:
+    """How alike pairs of views and of clusters are, over the epochs.
+
+    Parameters
+    ----------
+    similarity : list of dict of str to (float, float)
+        Mean and standard deviation of cosines, by `skcc.similarity.PAIRS`, at each epoch.
+
+    epochs : list of int, default=None
+        Which epochs these are. None counts from 1.
+    """
+
+    def __init__(self, *, similarity, epochs=None):
+        self.similarity = similarity
+        self.epochs = epochs
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, random_state=0, ax=None):
+        """Train a clone of an estimator, and look at it after each epoch.
+
+        Parameters
+        ----------
+        estimator : BaseDeepClusterer
+            Need not be fitted.
+
+        X : array-like, tensor, str, Path or list
+            Images as in the estimator's `fit`.
+
+        random_state : int, default=0
+            Seed of the views that are compared.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : SimilarityDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        ImportError
+            If scikit-learn has no callbacks, as before 1.9.
+        """
+        monitor = SimilarityMonitor(random_state)
+        clone(estimator).set_callbacks(monitor).fit(X)
+        return cls(similarity=monitor.similarity_).plot(ax=ax)
+
+    @classmethod
+    def from_predictions(cls, z, p, *, epochs=None, batch_size=256, random_state=None, ax=None):
+        """Compare embeddings and assignments that were kept during training.
+
+        Parameters
+        ----------
+        z : sequence of ndarray of shape (n_samples, 2, n_dimensions)
+            Embeddings of two views of each sample, at each epoch.
+
+        p : sequence of ndarray of shape (n_samples, 2, n_clusters)
+            Soft assignments of them.
+
+        epochs : list of int, default=None
+            Which epochs these are. None counts from 1.
+
+        batch_size : int, default=256
+            Pairs are made within batches of at most so many samples.
+
+        random_state : int, RandomState instance or None, default=None
+            Order of the samples.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : SimilarityDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        ValueError
+            If shapes or numbers of epochs do not match.
+        """
+        similarity = [
+            pair_similarity(*both, batch_size=batch_size, random_state=random_state)
+            for both in zip(z, p, strict=True)
+        ]
+        return cls(similarity=similarity, epochs=epochs).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw a curve for each kind of pairs, and a band of one standard deviation about it.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : SimilarityDisplay
+            Itself.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        epochs = self.epochs or list(range(1, len(self.similarity) + 1))
+        for number, name in enumerate(PAIRS):
+            mean, spread = np.array([at[name] for at in self.similarity]).T
+            dashes = "--" if "clusters" in name else "-"
+            (line,) = ax.plot(epochs, mean, dashes, label=name, color=f"C{number}")
+            band = np.clip([mean - spread, mean + spread], -1, 1)
+            ax.fill_between(epochs, *band, color=line.get_color(), alpha=0.15, linewidth=0)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("cosine similarity")
+        ax.set_ylim(top=1.02)
+        ax.legend(loc="center right")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from skcc import defaults
+from skcc import datasets, defaults
 from skcc.benchmark import agreement
-from skcc.datasets import DATASETS
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.speed import with_joint_statistics
 
@@ -70,7 +69,7 @@ class _Judge(_Clock):
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         if context.task_name == "epoch":
             scores = agreement(self.target, fitted_estimator.labels_)
-            self.seen.append((self.clock.cpu, self.clock.wall, scores["ACC"]))
+            self.seen.append((self.clock.cpu, self.clock.wall, scores["acc"]))
 
 
 def quality(
@@ -112,13 +111,9 @@ def quality(
     """
     variants = tuple(VARIANTS) if tuple(variants) == ("all",) else variants
     unknown = set(variants) - set(VARIANTS)
-    if data not in DATASETS or (root is None and data != "digits"):
-        raise ValueError(
-            f"no data set {data!r}, or no root for it; there are {', '.join(DATASETS)}"
-        )
     if unknown:
         raise ValueError(f"no variants {sorted(unknown)}; there are {', '.join(VARIANTS)}")
-    bunch = DATASETS[data](root, download=False)
+    bunch = datasets.load(data, root)
     if bunch.target is None:
         raise ValueError(f"{data} has no classes to compare with")
     n, k = len(bunch.target), len(np.unique(bunch.target))

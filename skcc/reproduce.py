@@ -4,6 +4,7 @@ A run that is done is a line in DATASET.jsonl of the folder of results; one that
 checkpoint below that folder, and is continued. Neither is made twice.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -157,8 +158,14 @@ def _sweep(study, bunch, rows, seeds, out):
             if continued:
                 record["continued"] = True  # its seconds are those since then
             results.append(path, record)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             yield record
+
+
+def _remove(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are below it
+        folder.parent.rmdir()
 
 
 def _on_record(path):
@@ -262,7 +269,7 @@ def within(
     record["seconds"] = round(sum(plan["calls"]), 2)
     if record["epochs"] == plan["max_epochs"]:
         results.append(path, record)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     return record
 
 

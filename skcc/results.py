@@ -160,7 +160,7 @@ def summarise(records: Iterable[dict]) -> list[dict]:
         out.append(group | {"readout": "", **_moments(runs)})
         if all(run.get("kmeans") for run in runs):
             means = _moments([run["kmeans"] for run in runs])
-            out.append(group | {"readout": "k-means of features", **means})
+            out.append(group | {"readout": "k-means of features", "clusters": "", **means})
     return out
 
 
@@ -240,7 +240,7 @@ def _ours(group, name):
         "seeds": str(group["seeds"]),
         **{score.upper(): _number(*group[score]) for score in SCORES},
         "clusters": str(group["clusters"]),
-        "seconds": f"{group['seconds']:.0f}",
+        "seconds": f"{group['seconds']:.{0 if group['seconds'] >= 10 else 1}f}",
         "forwards": f"{group['forwards']:,}" if group["forwards"] else "",
         "device": group["device"],
     }

@@ -85,11 +85,13 @@ def test_stl10_is_train_and_test_together(tmp_path, monkeypatch):
     for part in ("train", "test"):
         rng.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8).tofile(base / f"{part}_X.bin")
         rng.integers(1, 11, 4, dtype=np.uint8).tofile(base / f"{part}_y.bin")
+    rng.integers(0, 256, (6, 3, 96, 96), dtype=np.uint8).tofile(base / "unlabeled_X.bin")
     (base / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
     (base / "fold_indices.txt").write_text("")
     monkeypatch.setattr(cls, "_check_integrity", lambda self: True)
     bunch = datasets.fetch_stl10(tmp_path)
     assert bunch.images.shape == (8, 3, 96, 96)
+    assert bunch.unlabeled.shape == (6, 3, 96, 96)
     assert bunch.target.min() >= 0
     assert bunch.target.max() <= 9
 

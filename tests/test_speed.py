@@ -129,7 +129,7 @@ def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
         ("half", 0, 2), ("half", 1, 2), ("joint", 0, 3), ("joint", 1, 3)
     ]  # fmt: skip
     for record in records:
-        assert 0.1 < record["ACC"] < 0.9
+        assert 0.1 < record["acc"] < 0.9
         assert record["cpu_seconds_to"] == {"0.90": None, "0.95": None, "0.97": None}
         assert 0 < record["cpu_seconds"] < 60
 
