@@ -262,7 +262,7 @@ def within(
     plan = _plan(run, minutes, folder)
     left = 60 * minutes - (time.monotonic() - started)
     run.asked |= {"max_epochs": plan["max_epochs"]}
-    record = run.record({"checkpoint_dir": folder, "max_seconds": max(left, 1.0)})
+    record = run.record({"checkpoint_dir": folder, "max_seconds": max(left, 1e-3)})
     plan["calls"].append(round(time.monotonic() - started, 2))
     _keep(plan, folder)
     record |= {"varied": (), "planned_epochs": plan["max_epochs"], "calls": plan["calls"]}

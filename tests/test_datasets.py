@@ -138,3 +138,105 @@ def test_what_is_no_npz_is_refused(tmp_path, content):
     for path in ("file.npz", "missing.npz"):
         with pytest.raises(ValueError, match=r"is not a \.npz file of arrays"):
             datasets.load_arrays(tmp_path / path)
+
+
+# -- ImageNet's layout ----------------------------------------------------------------------
+
+
+def photos(folder, synsets, n=2, below=""):
+    for synset in synsets:
+        (folder / synset / below).mkdir(parents=True)
+        for i in range(n):
+            Image.new("RGB", (8, 8)).save(folder / synset / below / f"{synset}_{i}.JPEG")
+
+
+# As listed by the authors of Contrastive Clustering.
+IMAGENET10 = [
+    "n02056570",
+    "n02085936",
+    "n02128757",
+    "n02690373",
+    "n02692877",
+    "n03095699",
+    "n04254680",
+    "n04285008",
+    "n04467665",
+    "n07747607",
+]
+DOGS = [
+    "n02085936",
+    "n02086646",
+    "n02088238",
+    "n02091467",
+    "n02097130",
+    "n02099601",
+    "n02101388",
+    "n02101556",
+    "n02102177",
+    "n02105056",
+    "n02105412",
+    "n02105855",
+    "n02107142",
+    "n02110958",
+    "n02112137",
+]
+
+
+@pytest.mark.parametrize("train", ["", "train"])
+@pytest.mark.parametrize(("name", "synsets"), [("imagenet10", IMAGENET10), ("imagenet-dogs", DOGS)])
+def test_imagenet_subsets_are_the_papers_classes(tmp_path, name, synsets, train):
+    photos(tmp_path / train, [*synsets, "n00000001"])
+    (tmp_path / "val").mkdir(exist_ok=True)
+    bunch = datasets.load(name, tmp_path)
+    assert bunch.name == name
+    assert bunch.target_names == synsets
+    assert np.bincount(bunch.target).tolist() == [2] * len(synsets)
+    assert all(
+        path.parent.name == synsets[t] for path, t in zip(bunch.images, bunch.target, strict=True)
+    )
+    (tmp_path / train / synsets[3]).rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"missing .'{synsets[3]}'."):
+        datasets.load(name, tmp_path)
+
+
+def test_tiny_imagenet_is_its_training_images(tmp_path):
+    synsets = [f"n{i:08}" for i in range(200)]
+    home = tmp_path / "tiny-imagenet-200"
+    photos(home / "train", synsets, n=1, below="images")
+    photos(home / "val", ["images"])
+    for root in (tmp_path, home):
+        bunch = datasets.load("tiny-imagenet", root)
+        assert bunch.target.tolist() == list(range(200))
+        assert bunch.target_names == synsets
+    (home / "train" / synsets[0] / "images" / f"{synsets[0]}_0.JPEG").unlink()
+    (home / "train" / synsets[0] / "images").rmdir()
+    (home / "train" / synsets[0]).rmdir()
+    with pytest.raises(ValueError, match=r"must hold 200 folders.*it holds 199"):
+        datasets.load("tiny-imagenet", home)
+
+
+# -- by name --------------------------------------------------------------------------------
+
+
+def test_any_data_set_may_be_one_file(tmp_path):
+    images = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3)
+    np.savez(tmp_path / "some file.npz", images=images, target=["b", "a", "b", "c"])
+    assert datasets.load("cifar10", tmp_path / "some file.npz").name == "cifar10"
+    assert datasets.load("arrays", tmp_path / "some file.npz").name == "some file"
+
+
+def test_a_part_is_the_same_part_every_time(tmp_path):
+    whole = datasets.load("digits")
+    part, again = (datasets.load("digits", n_images=50) for _ in range(2))
+    np.testing.assert_array_equal(part.images, again.images)
+    assert len(set(part.target.tolist())) == 10  # from all over the set
+    for image, target in zip(part.images, part.target, strict=True):
+        same = (whole.images == image).all(axis=(1, 2))
+        assert target in whole.target[same]
+    photos(tmp_path, ["a", "b"], n=3)
+    files = datasets.load("folder", tmp_path, n_images=4)
+    assert len(files.images) == len(files.target) == 4
+    assert files.name == tmp_path.name
+    for n in (0, 7):
+        with pytest.raises(ValueError, match=f"wanted {n} images of 'folder'; it has 6"):
+            datasets.load("folder", tmp_path, n_images=n)

@@ -1,0 +1,116 @@
+"""The qualitative study: what is kept, what is drawn, and that it continues."""
+
+import json
+
+import numpy as np
+import pytest
+import sklearn
+from PIL import Image
+from sklearn.utils import Bunch
+
+from skcc import ContrastiveClustering, benchmark, results, study
+from skcc.cli import main
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.skipif(
+        tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9),
+        reason="scikit-learn before 1.9",
+    ),
+]
+SETTINGS = {"n_clusters": 3, "max_epochs": 4, "batch_size": 40, "random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_windows(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def bunch(shapes):
+    images, kinds = shapes
+    return Bunch(name="shapes", images=images, target=kinds, unlabeled=None)
+
+
+def observe(bunch, folder, **changes):
+    how = {"parameters": SETTINGS, "moments": (1, 4)} | changes
+    return study.observe(bunch, folder, **how)
+
+
+def test_what_is_kept_is_what_training_gave(bunch, tmp_path):
+    seen = observe(bunch, tmp_path)
+    model = ContrastiveClustering(**SETTINGS).fit(bunch.images)
+    assert seen["acc"] == benchmark.agreement(bunch.target, model.labels_)["acc"]
+    assert [at["epoch"] for at in results.read(tmp_path / "epochs.jsonl")] == [1, 2, 3, 4]
+    with np.load(tmp_path / "epoch-00004.npz") as last:
+        np.testing.assert_array_equal(last["labels"], model.labels_)
+        assert last["features"].shape == (120, 128)
+    early = ContrastiveClustering(**SETTINGS, max_seconds=1e-9).fit(bunch.images)
+    with np.load(tmp_path / "epoch-00001.npz") as first:
+        np.testing.assert_array_equal(first["labels"], early.labels_)
+
+
+def test_it_is_trained_once_and_continues(bunch, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    keep = study._Observer._keep_features
+
+    def dies(self, model, X, epoch):
+        if epoch == 3:
+            raise Killed
+        keep(self, model, X, epoch)
+
+    monkeypatch.setattr(study._Observer, "_keep_features", dies)
+    monkeypatch.setattr("skcc.checkpoint._SECONDS", 0.0)
+    with pytest.raises(Killed):
+        observe(bunch, tmp_path / "cut", moments=(1, 3))
+    monkeypatch.setattr(study._Observer, "_keep_features", keep)
+    continued = observe(bunch, tmp_path / "cut", moments=(1, 3))
+    straight = observe(bunch, tmp_path / "whole", moments=(1, 3))
+    assert continued["acc"] == straight["acc"]
+    lines = [[json.dumps(at) for at in study._epochs(tmp_path / name)] for name in ("cut", "whole")]
+    assert lines[0] == lines[1]
+    monkeypatch.setattr(benchmark, "make_estimator", None)  # nothing is trained again
+    assert observe(bunch, tmp_path / "cut", moments=(1, 3)) == json.loads(json.dumps(straight))
+
+
+def test_a_folder_holds_one_study(bunch, tmp_path):
+    observe(bunch, tmp_path)
+    with pytest.raises(ValueError, match=r"holds another study: parameters was \{.*is \{"):
+        observe(bunch, tmp_path, parameters=SETTINGS | {"random_state": 1})
+
+
+def test_figures_come_from_the_folder_alone(bunch, tmp_path):
+    observe(bunch, tmp_path, moments=(1, 2, 4))
+    similarity = study.draw_similarity(tmp_path)
+    assert len(similarity.axes[0].get_lines()) == 4
+    seen = study._epochs(tmp_path)
+    evolution = study.draw_evolution(tmp_path)
+    assert [ax.get_title() for ax in evolution.axes] == [
+        f"epoch {epoch}, NMI {seen[epoch - 1]['nmi']:.3f}" for epoch in (1, 2, 4)
+    ]
+    for ax in evolution.axes:
+        assert sum(len(points.get_offsets()) for points in ax.collections) == 120
+
+
+@pytest.mark.parametrize(
+    ("epochs", "moments"),
+    [(1000, [1, 100, 250, 1000]), (62, [1, 6, 16, 62]), (2, [1, 2]), (1, [1])],
+)
+def test_moments(epochs, moments):
+    assert study.moments_of(epochs) == moments
+
+
+def test_commands_draw_figures(tmp_path, capsys):
+    arguments = ["--dataset", "digits", "--images", "60", "--out", str(tmp_path / "digits"),
+                 "--set", "max_epochs=2"]  # fmt: skip
+    for name in ("similarity", "evolution"):
+        assert main(["reproduce", name, *arguments]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["epochs"] == 2
+        with Image.open(told["figure"]) as image:
+            assert image.size[0] > 600
+    status = main(["reproduce", "similarity", *arguments, "--seed", "4"])
+    assert status == 1
+    assert "holds another study" in capsys.readouterr().err
