@@ -190,7 +190,7 @@ def _nmf(n_clusters, random_state, rank):
 
 
 # scikit-learn's rows of the papers' table, on pixels; of how many dimensions, is `rank`.
-# `results.STANDS_FOR` says where the papers' were others.
+# `records.STANDS_FOR` says where the papers' were others.
 CLASSICAL = {
     "agglomerative": _agglomerative,
     "kmeans": _k_means,

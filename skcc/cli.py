@@ -268,9 +268,9 @@ def _study(options):
 
 
 def _table(options):
-    from skcc import results
+    from skcc import records
 
-    yield results.render(results.read(options.results), options.format).rstrip("\n")
+    yield records.render(records.read(options.results), options.format).rstrip("\n")
 
 
 def _bench(options):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skcc import benchmark, engine, results
+from skcc import benchmark, engine, records
 from skcc.checkpoint import replaced
 from skcc.datasets import taken
 
@@ -157,7 +157,7 @@ def _sweep(study, bunch, rows, seeds, out):
             record = run.record(place) | {"varied": varied}
             if continued:
                 record["continued"] = True  # its seconds are those since then
-            results.append(path, record)
+            records.append(path, record)
             _remove(folder)
             yield record
 
@@ -169,8 +169,8 @@ def _remove(folder):
 
 
 def _on_record(path):
-    records = results.read(path) if path.exists() else []
-    return {record["identity"]: record for record in records if "identity" in record}
+    made = records.read(path) if path.exists() else []
+    return {record["identity"]: record for record in made if "identity" in record}
 
 
 class _Run:
@@ -268,7 +268,7 @@ def within(
     record |= {"varied": (), "planned_epochs": plan["max_epochs"], "calls": plan["calls"]}
     record["seconds"] = round(sum(plan["calls"]), 2)
     if record["epochs"] == plan["max_epochs"]:
-        results.append(path, record)
+        records.append(path, record)
         _remove(folder)
     return record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from skcc import benchmark, results
+from skcc import benchmark, records
 from skcc.checkpoint import replaced
 from skcc.datasets import taken
 from skcc.plotting import EmbeddingDisplay, SimilarityDisplay
@@ -48,7 +48,7 @@ class _Observer:
         }
         if epoch in (self.moments or moments_of(epochs)):
             self._keep_features(fitted_estimator, X, epoch)
-        results.append(self.folder / "epochs.jsonl", seen)
+        records.append(self.folder / "epochs.jsonl", seen)
 
     def _keep_features(self, model, X, epoch):
         store = model._read_again(taken(X, self.shown))
@@ -145,7 +145,7 @@ def observe(
 
 def _epochs(folder):
     """What was seen at each epoch; an epoch that was trained twice was the same twice."""
-    seen = {at["epoch"]: at for at in results.read(Path(folder) / "epochs.jsonl")}
+    seen = {at["epoch"]: at for at in records.read(Path(folder) / "epochs.jsonl")}
     return [seen[epoch] for epoch in sorted(seen)]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.utils import Bunch
 
-from skcc import ContrastiveClustering, benchmark, datasets, reproduce, results
+from skcc import ContrastiveClustering, benchmark, datasets, records, reproduce
 from skcc.cli import main
 
 pytestmark = [
@@ -45,7 +45,7 @@ def table(bunch, out, methods=("contrastive",), seeds=2, **parameters):
 def test_a_record_of_each_row_and_seed(bunch, tmp_path):
     methods = ("contrastive", "twin", *benchmark.CLASSICAL)
     made = table(bunch, tmp_path, methods, seeds=2)
-    assert results.read(tmp_path) == json.loads(json.dumps(made))
+    assert records.read(tmp_path) == json.loads(json.dumps(made))
     assert [(r["row"], r["parameters"]["random_state"]) for r in made] == [
         (row, seed) for seed in range(2) for row in methods
     ]
@@ -89,9 +89,9 @@ def test_a_killed_sweep_continues(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert len(results.read(cut)) == 1
+    assert len(records.read(cut)) == 1
     assert main([*arguments, "--out", str(cut)]) == 0
-    scores = [[{k: r[k] for k in ("acc", "nmi", "score")} for r in results.read(folder)]
+    scores = [[{k: r[k] for k in ("acc", "nmi", "score")} for r in records.read(folder)]
               for folder in (whole, cut)]  # fmt: skip
     assert len(scores[0]) == 2
     assert scores[0] == scores[1]
@@ -137,7 +137,7 @@ def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected)
             model.augmented_views, model.instance_weight, model.cluster_weight, model.readout
         )  # fmt: skip
     assert found == expected
-    ((title, rows),) = results.tables(made)
+    ((title, rows),) = records.tables(made)
     assert title.startswith(study)
     assert all("augmented_views" not in row["settings"] for row in rows)  # the row says it
 
@@ -208,8 +208,8 @@ def test_calls_in_a_row_make_the_run_of_one(bunch, tmp_path):
         assert part[name] == whole[name]
     assert part["seconds"] == pytest.approx(sum(part["calls"]), abs=0.02)
     assert within(1e-9, bunch, tmp_path / "parts", max_epochs=4) == json.loads(json.dumps(part))
-    assert len(results.read(tmp_path / "parts")) == 1
-    ((_, rows),) = results.tables(results.read(tmp_path / "parts"))
+    assert len(records.read(tmp_path / "parts")) == 1
+    ((_, rows),) = records.tables(records.read(tmp_path / "parts"))
     assert rows[0]["settings"] == "batch_size=40 max_epochs=4"
 
 

@@ -12,7 +12,7 @@ ROOT = Path(skcc.__file__).parent
 STOREYS = [
     {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"}
     | {"_version"},
-    {"objective", "datasets", "defaults", "persistence", "results"},
+    {"objective", "datasets", "defaults", "persistence", "records"},
     {"engine"},
     {"base"},
     {"methods.contrastive", "methods.twin", "similarity"},

@@ -8,7 +8,7 @@ import sklearn
 from PIL import Image
 from sklearn.utils import Bunch
 
-from skcc import ContrastiveClustering, benchmark, results, study
+from skcc import ContrastiveClustering, benchmark, records, study
 from skcc.cli import main
 
 pytestmark = [
@@ -41,7 +41,7 @@ def test_what_is_kept_is_what_training_gave(bunch, tmp_path):
     seen = observe(bunch, tmp_path)
     model = ContrastiveClustering(**SETTINGS).fit(bunch.images)
     assert seen["acc"] == benchmark.agreement(bunch.target, model.labels_)["acc"]
-    assert [at["epoch"] for at in results.read(tmp_path / "epochs.jsonl")] == [1, 2, 3, 4]
+    assert [at["epoch"] for at in records.read(tmp_path / "epochs.jsonl")] == [1, 2, 3, 4]
     with np.load(tmp_path / "epoch-00004.npz") as last:
         np.testing.assert_array_equal(last["labels"], model.labels_)
         assert last["features"].shape == (120, 128)

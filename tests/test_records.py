@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from skcc import benchmark, results
+from skcc import benchmark, records
 
 SEED = Path(__file__).parents[2] / "shared" / "seeds"
 HOME = Path(__file__).parents[1]
@@ -29,37 +29,37 @@ def record(row, seed, acc, **changes):
 
 def test_what_is_added_is_read_again_in_order(tmp_path):
     for name, number in (("b", 1), ("a", 2), ("b", 3)):
-        results.append(tmp_path / "new" / f"{name}.jsonl", {"number": number, "é": None})
-    assert [r["number"] for r in results.read(tmp_path / "new")] == [2, 1, 3]
-    assert results.read(tmp_path / "new" / "a.jsonl") == [{"number": 2, "é": None}]
+        records.append(tmp_path / "new" / f"{name}.jsonl", {"number": number, "é": None})
+    assert [r["number"] for r in records.read(tmp_path / "new")] == [2, 1, 3]
+    assert records.read(tmp_path / "new" / "a.jsonl") == [{"number": 2, "é": None}]
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_a_line_that_was_cut_off_harms_no_other(tmp_path, cut):
     path = tmp_path / "x.jsonl"
     for number in (1, 2):
-        results.append(path, {"number": number})
+        records.append(path, {"number": number})
     path.write_bytes(path.read_bytes()[:-cut])
-    results.append(path, {"number": 3})
+    records.append(path, {"number": 3})
     whole = cut == 1  # the newline alone
     if whole:
-        assert [r["number"] for r in results.read(path)] == [1, 2, 3]
+        assert [r["number"] for r in records.read(path)] == [1, 2, 3]
         return
     with pytest.warns(UserWarning, match="line 2 was cut off"):
-        assert [r["number"] for r in results.read(path)] == [1, 3]
+        assert [r["number"] for r in records.read(path)] == [1, 3]
 
 
 def test_no_results_is_an_error(tmp_path):
     for path in (tmp_path, tmp_path / "x.jsonl", tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match="no results"):
-            results.read(path)
+            records.read(path)
 
 
 # -- the papers' figures --------------------------------------------------------------------
 
 
 def test_published_figures_are_complete():
-    figures = results.published()
+    figures = records.published()
     table = [f for f in figures if f["study"] == "table"]
     names = {f["name"] for f in table}
     assert len(names) == 19  # 17 baselines, Contrastive and Twin-Contrast Clustering
@@ -71,8 +71,8 @@ def test_published_figures_are_complete():
     }  # fmt: skip
     rows = {*benchmark.METHODS, *benchmark.CLASSICAL}
     assert {f["row"] for f in table} == rows | {""}
-    assert {f["source"] for f in figures} <= set(results.SOURCES)
-    assert {f["study"] for f in figures} == set(results.STUDIES)
+    assert {f["source"] for f in figures} <= set(records.SOURCES)
+    assert {f["study"] for f in figures} == set(records.STUDIES)
     keys = [(f["study"], f["dataset"], f["name"]) for f in figures]
     assert len(set(keys)) == len(keys)
 
@@ -86,7 +86,7 @@ def test_published_figures_are_those_of_the_seed():
     sets = ("cifar10", "cifar100", "stl10", "imagenet10", "imagenet-dogs", "tiny-imagenet")
     ours = {
         (f["name"], f["dataset"]): [f["nmi"], f["acc"], f["ari"]]
-        for f in results.published() if f["study"] == "table" and f["name"] != "TCC"
+        for f in records.published() if f["study"] == "table" and f["name"] != "TCC"
     }  # fmt: skip
     seen = {}
     for line in re.sub(r"</?b>|\(Ours\)", "", text).splitlines():
@@ -107,32 +107,32 @@ def test_published_figures_are_those_of_the_seed():
 
 def test_means_and_deviations_over_seeds():
     accs = [0.7, 0.8, 0.75]
-    (group,) = results.summarise(record("contrastive", i, a) for i, a in enumerate(accs))
+    (group,) = records.summarise(record("contrastive", i, a) for i, a in enumerate(accs))
     assert group["acc"] == pytest.approx((statistics.mean(accs), statistics.stdev(accs)))
     assert group["nmi"][0] == pytest.approx(0.65)
     assert (group["seeds"], group["clusters"], group["seconds"]) == (3, 8, 61.0)
 
 
 def test_a_seed_that_was_run_twice_counts_once_and_the_last_time():
-    (group,) = results.summarise([record("twin", 0, 0.1), record("twin", 0, 0.9)])
+    (group,) = records.summarise([record("twin", 0, 0.1), record("twin", 0, 0.9)])
     assert (group["seeds"], group["acc"]) == (1, (0.9, None))
 
 
 def test_other_settings_and_readouts_are_rows_of_their_own():
     long = {"parameters": {"n_clusters": 10, "random_state": 0, "max_epochs": 9}}
     both = {"kmeans": {"acc": 0.8, "nmi": 0.7, "ari": 0.6}}
-    groups = results.summarise(
+    groups = records.summarise(
         [record("contrastive", 0, 0.5), record("contrastive", 0, 0.6, **long, **both)]
     )
     told = [(g["settings"], g["readout"], g["acc"][0]) for g in groups]
     assert told == [("", "", 0.5), ("max_epochs=9", "", 0.6),
                     ("max_epochs=9", "k-means of features", 0.8)]  # fmt: skip
-    assert len(results.summarise([record("twin", 0, 0.5), record("twin", 0, 0.5, n=100)])) == 2
+    assert len(records.summarise([record("twin", 0, 0.5), record("twin", 0, 0.5, n=100)])) == 2
 
 
 def test_every_row_of_the_paper_is_there_and_says_what_it_is():
-    records = [record("kmeans", 0, 0.22), *(record("contrastive", s, 0.8) for s in range(2))]
-    ((title, rows),) = results.tables(records)
+    runs = [record("kmeans", 0, 0.22), *(record("contrastive", s, 0.8) for s in range(2))]
+    ((title, rows),) = records.tables(runs)
     assert title == "table, cifar10 (60,000 images)"
     by_name = {row["row"]: row for row in rows}
     assert len(rows) == 19
@@ -147,14 +147,14 @@ def test_every_row_of_the_paper_is_there_and_says_what_it_is():
 def test_a_data_set_of_ones_own_has_only_our_rows():
     own = record("contrastive", 0, 0.8) | {"dataset": "my photos"}
     nameless = own | dict.fromkeys(("acc", "nmi", "ari"))
-    ((_, rows),) = results.tables([own])
+    ((_, rows),) = records.tables([own])
     assert [row["row"] for row in rows] == ["CC (contrastive)"]
-    ((_, rows),) = results.tables([nameless])
+    ((_, rows),) = records.tables([nameless])
     assert rows[0]["ACC"] == ""
 
 
 def test_csv_can_be_read_again():
-    text = results.render([record("kmeans", 0, 0.25)], "csv")
+    text = records.render([record("kmeans", 0, 0.25)], "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 19
     assert rows[0]["row"] == "K-means (kmeans)"
@@ -163,20 +163,20 @@ def test_csv_can_be_read_again():
 
 
 def test_text_is_aligned_and_markdown_has_as_many_cells_in_every_row():
-    records = [record("spectral", 0, 0.25), record("contrastive", 1, 0.5)]
-    text = results.render(records, "text").splitlines()
+    runs = [record("spectral", 0, 0.25), record("contrastive", 1, 0.5)]
+    text = records.render(runs, "text").splitlines()
     column = text[2].index("published ACC")
     assert [line[column : column + 4] for line in text if line.startswith("CC (")] == [".790"]
-    lines = [line for line in results.render(records, "markdown").splitlines() if line[:1] == "|"]
+    lines = [line for line in records.render(runs, "markdown").splitlines() if line[:1] == "|"]
     assert len({line.count("|") for line in lines}) == 1
-    assert "self-tuning" in results.render(records, "text")
+    assert "self-tuning" in records.render(runs, "text")
     with pytest.raises(ValueError, match="text, markdown, csv; got 'html'"):
-        results.render(records, "html")
+        records.render(runs, "html")
 
 
 def test_the_page_of_results_is_what_the_command_makes():
     """Nothing in docs/results.md is typed."""
-    made = results.render(results.read(HOME / "docs" / "results"), "markdown")
+    made = records.render(records.read(HOME / "docs" / "results"), "markdown")
     assert (HOME / "docs" / "results.md").read_text() == made
 
 
