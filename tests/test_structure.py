@@ -12,14 +12,15 @@ ROOT = Path(skcc.__file__).parent
 STOREYS = [
     {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"}
     | {"_version"},
-    {"objective", "datasets", "defaults", "persistence"},
+    {"objective", "datasets", "defaults", "persistence", "results"},
     {"engine"},
     {"base"},
     {"methods.contrastive", "methods.twin"},
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},
-    {"quality"},
+    {"quality", "report"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
