@@ -341,6 +341,7 @@ def _write_results(options, estimator, files, names, started):
     )
     record = _record(options, estimator, clustering)
     record["seconds"] = round(time.perf_counter() - started, 2)
+    record = json.loads(json.dumps(record))  # a page made later is made of what is read back
     _write_page(out / _PAGE, estimator, clustering, record, options.jobs)
     results.write(out / _RECORD, json.dumps(record, indent=1).encode())
     if options.sort:
@@ -416,7 +417,9 @@ def _write_page(path, estimator, clustering, record, n_jobs):
 
 def _show(record, out):
     """The summary for people."""
-    print(f"{record['n']:,} images in {record['clusters']} clusters, {record['seconds']:.0f} s")
+    empty = len(record["sizes"]) - record["clusters"]
+    words = f"{len(record['sizes'])} clusters{f' ({empty} empty)' if empty else ''}"
+    print(f"{record['n']:,} images in {words}, {record['seconds']:.0f} s")
     print("\ncluster    images   mean probability")
     for cluster, (size, mean) in enumerate(
         zip(record["sizes"], record["mean_probability"], strict=True)

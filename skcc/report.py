@@ -518,7 +518,7 @@ def _settings(facts, command):
     tables = []
     for heading, values in facts.items():
         rows = "".join(
-            f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>'
+            f'<tr><th scope="row">{_text(name)}</th><td>{_text(_shown(value))}</td></tr>'
             for name, value in values.items()
         )
         table = f"<table><tbody>{rows}</tbody></table>"
@@ -541,6 +541,10 @@ def _clean(value):
 def _text(value):
     """Text of a page, also inside quotes."""
     return html.escape(_clean(value))
+
+
+def _shown(value):
+    return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _count(n, noun):
