@@ -317,7 +317,7 @@ def _how_to_go_on(options, learned):
 
 
 def _command(arguments):
-    as_module = Path(sys.argv[0]).name == "__main__.py"
+    as_module = Path(sys.argv[0]).parts[-2:] == ("skcc", "__main__.py")
     program = [sys.executable, "-m", "skcc"] if as_module else ["skcc"]
     return shlex.join([*program, *arguments])
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skcc import ContrastiveClustering, TwinContrastClustering, __version__
-from skcc.cli import main
+from skcc import ContrastiveClustering, TwinContrastClustering, __version__, commands
+from skcc.cli import _parser, main
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -243,6 +243,25 @@ def test_wrong_usage_is_status_2_and_help_has_examples(capsys):
             main([name, "--help"])
         assert stop.value.code == 0
         assert f"examples:\n  skcc {name} " in capsys.readouterr().out
+
+
+def documented_commands():
+    """Commands of the pages and of the help, up to what is not the program's."""
+    home = Path(__file__).parents[1]
+    lines = (home / "docs" / "command-line.md").read_text().splitlines()
+    lines += (home / "README.md").read_text().splitlines()
+    lines += [line for name in dir(commands) if name.endswith("_EXAMPLES")
+              for line in getattr(commands, name).splitlines()]  # fmt: skip
+    found = [re.split(r"  +(?![^ ]*=)|\||#", line.strip())[0] for line in lines]
+    return sorted({line for line in found if re.match("skcc (fit|predict|report) ", line)})
+
+
+def test_documented_commands_are_commands():
+    found = documented_commands()
+    assert len(found) > 10
+    for line in found:
+        options = _parser().parse_args(shlex.split(line)[1:])
+        assert options.command == line.split()[1]
 
 
 @pytest.mark.filterwarnings("default")
