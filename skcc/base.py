@@ -166,9 +166,40 @@ class BaseDeepClusterer(
         tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
         objective = self._train(store, unlabeled, device, tasks)
         self._warn_about_collapse(self._learn(objective, store))
+        vars(self).pop("_start", None)
         if device.type != "cpu":
             self._live = _Live()  # its memory goes back; `predict` builds it again
         tasks.end(lambda: vars(self))
+
+    def start_from(self, fitted):
+        """Let the next `fit` begin with features that another estimator has learned.
+
+        Its backbone is taken over, also from another method; the heads, and with them the clusters,
+        are learned anew.
+
+        Parameters
+        ----------
+        fitted : BaseDeepClusterer
+            Fitted, on images with as many channels and with the same network.
+
+        Returns
+        -------
+        self : object
+            The estimator; a clone of it does not begin with them.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(fitted)
+        backbone = next(
+            module
+            for name, module in fitted._objective().named_modules()
+            if name.split(".")[-1] == "backbone"
+        )
+        self._start = {name: v.cpu().numpy() for name, v in backbone.state_dict().items()}
+        return self
 
     def _learn(self, objective, store):
         """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
@@ -368,6 +399,8 @@ class BaseDeepClusterer(
             backbone = copy.deepcopy(self.backbone)
         else:
             backbone = BACKBONES[self.settings_["backbone"]](shape, size)
+        if hasattr(self, "_start"):
+            _load_backbone(backbone, self._start)
         sample = (shape[-1], *size) if size else shape
         self._n_features_out = _feature_width(backbone, sample)
         yield from self._phases(backbone, self._n_features_out, how)
@@ -391,6 +424,9 @@ class BaseDeepClusterer(
         }
         demanded["X"] = fingerprint(store.samples)
         demanded["unlabeled"] = unlabeled and fingerprint(unlabeled.samples)
+        if hasattr(self, "_start"):
+            flat = [torch.tensor(v).flatten().double() for v in self._start.values()]
+            demanded["the network it starts from"] = fingerprint(torch.cat(flat))
         folder = Path(self.checkpoint_dir)
         return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
 
@@ -717,6 +753,16 @@ class BaseDeepClusterer(
             self._format = data.Format(**state["_format"])
         if "weights_" in state:
             self._live = _Live()
+
+
+def _load_backbone(backbone, weights):
+    try:
+        backbone.load_state_dict({name: torch.tensor(v) for name, v in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network to start from does not fit {type(backbone).__name__} for these images: "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def _feature_width(backbone, shape):

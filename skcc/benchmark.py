@@ -1,8 +1,10 @@
 """Runs on data sets with known classes: recipes, rows of scikit-learn, and one record per run."""
 
+import contextlib
 import platform
 import subprocess
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -290,7 +292,8 @@ def _run_classical(method, bunch, parameters):
 def _run_deep(method, bunch, parameters):
     estimator = make_estimator(method, parameters)
     started = time.perf_counter()
-    estimator.fit(bunch.images, unlabeled=bunch.unlabeled)
+    with whole_or_none():
+        estimator.fit(bunch.images, unlabeled=bunch.unlabeled)
     seconds = time.perf_counter() - started
     n, k = len(estimator.labels_), estimator.n_clusters
     kmeans = None
@@ -308,6 +311,25 @@ def _run_deep(method, bunch, parameters):
         "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
         "device": estimator.settings_["device"],
     }
+
+
+@contextlib.contextmanager
+def whole_or_none():
+    """A block in which Ctrl-C ends `fit` without a result: no record is of half a training.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If training was interrupted.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", engine.TrainingInterruptedWarning)
+        try:
+            yield
+        except engine.TrainingInterruptedWarning as stop:
+            raise KeyboardInterrupt(
+                "interrupted; where there is a checkpoint, the same command goes on from it"
+            ) from stop
 
 
 def _forwards(estimator, n, unlabeled):

@@ -1,13 +1,12 @@
-"""The command line: ``skcc run``, ``skcc reproduce``, ``skcc table`` and ``skcc bench``."""
+"""The command line; ``fit``, ``predict`` and ``report`` are in `skcc.commands`."""
 
 import argparse
-import ast
 import inspect
 import json
 import sys
 from collections.abc import Sequence
 
-from skcc import __version__
+from skcc import __version__, commands
 
 _EXAMPLES = """examples:
   skcc run contrastive digits --seed 0
@@ -53,21 +52,12 @@ def _benches():
     }
 
 
-def _setting(text):
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value  # a word, such as resnet18
-
-
 def _parser():
     parser = argparse.ArgumentParser(prog="skcc", description="Deep image clustering.")
     parser.add_argument("--version", action="version", version=f"skcc {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser(
+    names = parser.add_subparsers(dest="command", required=True)
+    commands.add_to(names)
+    run = names.add_parser(
         "run",
         help="fit a method on a data set and print one JSON line",
         epilog=_EXAMPLES,
@@ -78,17 +68,17 @@ def _parser():
     run.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     _add_data_and_settings(run)
     run.set_defaults(work=_run)
-    _add_reproduce(commands)
-    table = commands.add_parser(
+    _add_reproduce(names)
+    table = names.add_parser(
         "table", help="show records of runs as tables, beside the papers' figures"
     )
     table.add_argument("results", help="a folder of results, or one of its files")
     table.add_argument("--format", choices=["text", "markdown", "csv"], default="text")
     table.set_defaults(work=_table)
-    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
-    names = bench.add_subparsers(dest="bench", required=True)
+    bench = names.add_parser("bench", help="measure speed, memory or time to accuracy")
+    benches = bench.add_subparsers(dest="bench", required=True)
     for name, function in _benches().items():
-        _add_bench(names, name, function)
+        _add_bench(benches, name, function)
     return parser
 
 
@@ -101,7 +91,7 @@ def _add_data_and_settings(parser):
         "--set",
         nargs="+",
         action="extend",
-        type=_setting,
+        type=commands.setting,
         default=[],
         metavar="NAME=VALUE",
         help="parameters of the estimator",
@@ -110,8 +100,8 @@ def _add_data_and_settings(parser):
     parser.add_argument("--verbose", action="store_true", help="show progress")
 
 
-def _add_reproduce(commands):
-    reproduce = commands.add_parser(
+def _add_reproduce(names):
+    reproduce = names.add_parser(
         "reproduce",
         help="make the papers' tables, ablations and figures",
         epilog=_REPRODUCE_EXAMPLES,
@@ -196,13 +186,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0 if all went well, 1 after an error, which is printed; argparse exits with 2.
+        0 if all went well, 1 after an error, which is printed, 130 after Ctrl-C; argparse exits
+        with 2.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
     try:
         for record in options.work(options):
             print(record if isinstance(record, str) else json.dumps(record), flush=True)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except KeyboardInterrupt as stop:
+        print(f"skcc: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
         print(f"skcc: {error}", file=sys.stderr)
         return 1
     return 0

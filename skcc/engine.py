@@ -27,6 +27,10 @@ WARM_UP_STEPS = 3  # before a step is recorded
 _global_rng = threading.RLock()
 
 
+class TrainingInterruptedWarning(UserWarning):
+    """Ctrl-C ended training early. Made an error by a filter, it ends `fit` without a result."""
+
+
 def one_cycle(progress: float) -> float:
     """Rise from a tenth during the first tenth of training, then fall to zero by a cosine.
 
@@ -273,7 +277,9 @@ def train(
     """Minimise the sum of an objective's terms.
 
     An epoch is a pass over the unlabelled samples, if there are any, and then one over those to be
-    clustered. Ctrl-C ends training early: what was learned stays, and a warning says so.
+    clustered. Ctrl-C ends training early: what was learned stays, and a
+    `TrainingInterruptedWarning` says so. The checkpoint then holds the last epoch that was
+    finished.
 
     Parameters
     ----------
@@ -369,7 +375,8 @@ def train(
         aside = partial(update, objective.unlabeled)
         passes.insert(0, _Pass(unlabeled, views, aside, batch_size, captured, after=len(store)))
     steps = sum(one.steps for one in passes)
-    history = _restore(checkpoint, objective, optimizer)
+    kept = _Kept(checkpoint, objective, optimizer)
+    history = kept.restore()
     rate = _Rate(optimizer, learning_rate, SCHEDULES[schedule], epochs * steps)
     rate.done = len(history) * steps
     too_large = False
@@ -386,17 +393,17 @@ def train(
                 history.append(_run_passes(passes, generator, rate, device))
                 _demand_finite(history, epoch)
                 stop = report(history, time.perf_counter() - started)
-                last = stop or len(history) == epochs
-                if checkpoint is not None and (last or checkpoint.is_due()):
-                    _save(checkpoint, objective, optimizer, history)
+                kept.add(history, last=stop or len(history) == epochs)
                 if stop:
                     break
     except torch.OutOfMemoryError:
         too_large = True  # what was computed is let go before smaller batches are tried
     except KeyboardInterrupt:
+        kept.save()
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
             "until then is kept",
+            TrainingInterruptedWarning,
             stacklevel=6,
         )
     if too_large:
@@ -432,24 +439,49 @@ def _whole(objective, store, views, dtype):
     return lambda function: sweep(objective, store, function, view=views.plain, dtype=dtype)
 
 
-def _restore(checkpoint, objective, optimizer) -> list[dict[str, float]]:
-    """Take up the state of a checkpoint, if there is one; return its history."""
-    state = None if checkpoint is None else checkpoint.load()
-    if state is None:
-        return []
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+class _Kept:
+    """The state at the end of the last epoch, in a checkpoint or on its way there; if there is one.
 
+    It is copied after every epoch, which costs no more than a step of the optimizer, so that
+    Ctrl-C in the middle of the next loses nothing of it.
+    """
 
-def _save(checkpoint, objective, optimizer, history):
-    checkpoint.save(
-        {
-            "objective": objective.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
+    def __init__(self, checkpoint, objective, optimizer):
+        self.checkpoint, self.objective, self.optimizer = checkpoint, objective, optimizer
+        self._unsaved = None
+
+    def restore(self) -> list[dict[str, float]]:
+        """Take up what was saved, if anything was; return its history."""
+        state = None if self.checkpoint is None else self.checkpoint.load()
+        if state is None:
+            return []
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return state["history"]
+
+    def add(self, history, last):
+        if self.checkpoint is None:
+            return
+        self._unsaved = {
+            "objective": _on_host(self.objective.state_dict()),
+            "optimizer": _on_host(self.optimizer.state_dict()),
+            "history": list(history),
         }
-    )
+        if last or self.checkpoint.is_due():
+            self.save()
+
+    def save(self):
+        if self._unsaved is not None:
+            self.checkpoint.save(self._unsaved)
+            self._unsaved = None
+
+
+def _on_host(state):
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _on_host(value) for name, value in state.items()}
+    return [_on_host(value) for value in state] if isinstance(state, list) else state
 
 
 class _Rate:

@@ -1,4 +1,4 @@
-"""Clustering accuracy; NMI and ARI are scikit-learn's."""
+"""Clustering accuracy and its table; NMI and ARI are scikit-learn's."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -42,11 +42,62 @@ def clustering_accuracy(y_true, y_pred) -> float:
     >>> clustering_accuracy(["a", "a", "b", "b"], [1, 1, 0, 2])
     0.75
     """
+    y_true, y_pred = _checked(y_true, y_pred, "clustering_accuracy")
+    table = contingency_matrix(y_true, y_pred)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / np.sum(table))
+
+
+def matched_confusion(y_true, y_pred) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count classes against clusters, with each cluster below the class that it is matched with.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Classes; numbers or strings.
+
+    y_pred : array-like of shape (n_samples,)
+        Clusters; numbers or strings.
+
+    Returns
+    -------
+    table : ndarray of shape (n_classes, n_clusters)
+        How many samples of the class of a row are in the cluster of a column. The entries that
+        `clustering_accuracy` counts as right are on the diagonal.
+
+    classes : ndarray of shape (n_classes,)
+        Sorted, those without a cluster last.
+
+    clusters : ndarray of shape (n_clusters,)
+        In the order of the classes that they are matched with, the unmatched ones last.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, or the lengths differ.
+
+    Examples
+    --------
+    >>> from skcc.metrics import matched_confusion
+    >>> table, classes, clusters = matched_confusion(["a", "a", "b", "b"], [1, 1, 0, 2])
+    >>> table
+    array([[2, 0, 0],
+           [0, 1, 1]])
+    >>> clusters
+    array([1, 0, 2])
+    """
+    y_true, y_pred = _checked(y_true, y_pred, "matched_confusion")
+    table = contingency_matrix(y_true, y_pred)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    rows = np.append(rows, np.setdiff1d(np.arange(table.shape[0]), rows))
+    columns = np.append(columns, np.setdiff1d(np.arange(table.shape[1]), columns))
+    return table[rows][:, columns], np.unique(y_true)[rows], np.unique(y_pred)[columns]
+
+
+def _checked(y_true, y_pred, name):
     y_true = column_or_1d(y_true)
     y_pred = column_or_1d(y_pred)
     check_consistent_length(y_true, y_pred)
     if len(y_true) == 0:
-        raise ValueError("clustering_accuracy needs at least one sample; got 0")
-    table = contingency_matrix(y_true, y_pred)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / np.sum(table))
+        raise ValueError(f"{name} needs at least one sample; got 0")
+    return y_true, y_pred

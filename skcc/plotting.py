@@ -3,9 +3,10 @@
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from skcc import data
+from skcc.metrics import matched_confusion
 from skcc.parameters import demand_choice, demand_integer
 from skcc.similarity import PAIRS, SimilarityMonitor, pair_similarity
 
@@ -291,6 +292,330 @@ class EmbeddingDisplay:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_aspect("equal", adjustable="datalim")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+class TrainingCurveDisplay:
+    """The terms of the loss over the epochs, each below the other.
+
+    Parameters
+    ----------
+    history : list of dict of str to float
+        Terms of each epoch; those of another phase may have other names.
+    """
+
+    def __init__(self, *, history):
+        self.history = history
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None):
+        """Show how an estimator was trained.
+
+        Parameters
+        ----------
+        estimator : BaseDeepClusterer
+            Fitted.
+
+        ax : matplotlib.axes.Axes or array of them, default=None
+            Where to draw: one for all terms, or one for each. None makes a figure.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(estimator)
+        return cls.from_predictions(estimator.history_, ax=ax)
+
+    @classmethod
+    def from_predictions(cls, history, *, ax=None):
+        """Show a history.
+
+        Parameters
+        ----------
+        history : list of dict of str to float
+            Terms of each epoch, as in ``history_``.
+
+        ax : matplotlib.axes.Axes or array of them, default=None
+            Where to draw: one for all terms, or one for each. None makes a figure.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        ValueError
+            If there are no epochs.
+        """
+        return cls(history=history).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or array of them, default=None
+            Where to draw: one for all terms, or one for each. None makes a figure.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            Itself; ``ax_`` is the array of axes, one for each term.
+
+        Raises
+        ------
+        ValueError
+            If there are no epochs, or not as many axes as terms.
+        """
+        import matplotlib.pyplot as plt
+
+        curves = curves_of(self.history)
+        if ax is None:
+            size = 6, 1.6 * len(curves) + 0.4
+            _, ax = plt.subplots(len(curves), sharex=True, figsize=size, layout="constrained")
+        axes = np.ravel(ax)
+        if len(axes) not in (1, len(curves)):
+            raise ValueError(
+                f"ax must be one Axes, or {len(curves)} for {', '.join(curves)}; got {len(axes)}"
+            )
+        self.ax_ = np.broadcast_to(axes, len(curves))
+        for axis, (name, (epochs, values)) in zip(self.ax_, curves.items(), strict=True):
+            axis.plot(epochs, values, label=name)
+            axis.set_ylabel(name if len(axes) == len(curves) else "loss")
+        if len(axes) < len(curves):
+            axes[0].legend()
+        axes[-1].set_xlabel("epoch")
+        self.figure_ = axes[0].figure
+        return self
+
+
+def curves_of(history) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The terms of a history, one by one.
+
+    Parameters
+    ----------
+    history : list of dict of str to float
+        Terms of each epoch.
+
+    Returns
+    -------
+    curves : dict of str to (ndarray, ndarray)
+        Epochs, counted from 1, and values of each term.
+
+    Raises
+    ------
+    ValueError
+        If there are no epochs.
+    """
+    if not history:
+        raise ValueError("there are no epochs to show")
+    names = dict.fromkeys(name for terms in history for name in terms)
+    curves = {}
+    for name in names:
+        epochs = np.array([e for e, terms in enumerate(history, 1) if name in terms])
+        curves[name] = epochs, np.array([history[e - 1][name] for e in epochs])
+    return curves
+
+
+class ClusterSizeDisplay:
+    """A bar per cluster, as long as it has members.
+
+    Parameters
+    ----------
+    sizes : array-like of shape (n_clusters,)
+        How many.
+    """
+
+    def __init__(self, *, sizes):
+        self.sizes = sizes
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, ax=None):
+        """Show how large the clusters are.
+
+        Parameters
+        ----------
+        estimator : BaseDeepClusterer
+            Fitted.
+
+        X : array-like, tensor, str, Path or list, default=None
+            Images as in the estimator's `fit`. None stands for those it was fitted on.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterSizeDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(estimator)
+        labels = estimator.labels_ if X is None else estimator.predict(X)
+        return cls.from_predictions(labels, n_clusters=estimator.n_clusters, ax=ax)
+
+    @classmethod
+    def from_predictions(cls, labels, *, n_clusters=None, ax=None):
+        """Show how often each label occurs.
+
+        Parameters
+        ----------
+        labels : array-like of shape (n_samples,)
+            Integers; -1, which is no cluster, is not counted.
+
+        n_clusters : int, default=None
+            How many clusters there are at least, so that empty ones are shown.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterSizeDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+        """
+        labels = column_or_1d(labels)
+        sizes = np.bincount(labels[labels >= 0], minlength=n_clusters or 1)
+        return cls(sizes=sizes).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the bars.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterSizeDisplay
+            Itself.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6, 0.3 * len(self.sizes) + 1), layout="constrained")
+        clusters = np.arange(len(self.sizes))
+        bars = ax.barh(clusters, self.sizes, color=_colours(len(clusters))[: len(clusters)])
+        ax.bar_label(bars, [f"{size:,}" for size in self.sizes], padding=3)
+        ax.set_yticks(clusters, [str(cluster) for cluster in clusters])
+        ax.invert_yaxis()
+        ax.margins(x=0.1)
+        ax.set_xlabel("images")
+        ax.set_ylabel("cluster")
+        ax.spines[["top", "right"]].set_visible(False)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+class ClusterConfusionDisplay:
+    """Classes against clusters, each cluster below the class that it is matched with.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_classes, n_clusters)
+        How many samples of a class are in a cluster.
+
+    classes : array-like of shape (n_classes,)
+        Names of the rows.
+
+    clusters : array-like of shape (n_clusters,)
+        Names of the columns.
+    """
+
+    def __init__(self, *, table, classes, clusters):
+        self.table = table
+        self.classes = classes
+        self.clusters = clusters
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, ax=None):
+        """Compare the clusters that an estimator finds with classes.
+
+        Parameters
+        ----------
+        estimator : BaseDeepClusterer
+            Fitted.
+
+        X : array-like, tensor, str, Path or list
+            Images as in the estimator's `fit`.
+
+        y : array-like of shape (n_samples,)
+            Classes; numbers or strings.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterConfusionDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+        """
+        return cls.from_predictions(y, estimator.predict(X), ax=ax)
+
+    @classmethod
+    def from_predictions(cls, y_true, y_pred, *, ax=None):
+        """Compare clusters with classes.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            Classes; numbers or strings.
+
+        y_pred : array-like of shape (n_samples,)
+            Clusters.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterConfusionDisplay
+            Its ``ax_`` and ``figure_`` hold the drawing.
+        """
+        table, classes, clusters = matched_confusion(y_true, y_pred)
+        return cls(table=table, classes=classes, clusters=clusters).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the table; the shade of a cell is its share of the class.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        display : ClusterConfusionDisplay
+            Itself.
+        """
+        import matplotlib.pyplot as plt
+
+        rows, columns = np.shape(self.table)
+        if ax is None:
+            size = 0.5 * columns + 2, 0.4 * rows + 1.2
+            _, ax = plt.subplots(figsize=size, layout="constrained")
+        shares = self.table / np.maximum(np.sum(self.table, axis=1, keepdims=True), 1)
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), count in np.ndenumerate(self.table):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            ax.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
+        ax.set_xticks(np.arange(columns), [str(cluster) for cluster in self.clusters])
+        ax.set_yticks(np.arange(rows), [str(name) for name in self.classes])
+        ax.set_xlabel("cluster")
+        ax.set_ylabel("class")
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

@@ -131,9 +131,9 @@ def observe(
     with replaced(kept) as file:
         file.write(json.dumps(asked).encode())
     model = benchmark.make_estimator(method, parameters | {"checkpoint_dir": folder / "checkpoint"})
-    model.set_callbacks(_Observer(folder, bunch, moments)).fit(
-        bunch.images, unlabeled=bunch.unlabeled
-    )
+    model.set_callbacks(_Observer(folder, bunch, moments))
+    with benchmark.whole_or_none():
+        model.fit(bunch.images, unlabeled=bunch.unlabeled)
     study = asked | {
         "epochs": model.n_iter_, **benchmark.agreement(bunch.target, model.labels_),
         "settings": model.settings_, "commit": benchmark.commit(), "versions": benchmark.versions(),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from torch import nn
 
@@ -342,3 +342,45 @@ def test_a_loss_that_is_not_finite_stops_training(shapes):
 def test_signatures_have_no_tunnels():
     for cls in ESTIMATORS:
         assert "**" not in str(inspect.signature(cls.__init__))
+
+
+@pytest.mark.parametrize("source", ESTIMATORS)
+def test_fit_can_start_from_features_of_another_estimator(source, shapes, tmp_path):
+    first = quick(source, backbone="conv4", n_clusters=4).fit(shapes[0])
+    first = source.load(saved(first, tmp_path / "first.safetensors"))
+    # At a step size of next to nothing the network stays what it was.
+    how = {"backbone": "conv4", "n_clusters": 3, "max_epochs": 1, "learning_rate": 1e-12}
+    model = quick(ContrastiveClustering, **how).start_from(first)
+    model.fit(shapes[0])
+    afresh = quick(ContrastiveClustering, **how).fit(shapes[0])
+    for name, weights in model.weights_.items():
+        if name.startswith("backbone.") and name.endswith("weight"):
+            old = first.weights_.get(name, first.weights_.get(f"network.{name}"))
+            np.testing.assert_allclose(weights, old, atol=1e-6)
+    assert not hasattr(model, "_start")
+    assert any(np.abs(afresh.weights_[name] - w).max() > 1e-3 for name, w in model.weights_.items())
+    model.fit(shapes[0])  # from scratch again
+    np.testing.assert_equal(model.weights_, afresh.weights_)
+
+
+def saved(model, path):
+    model.save(path)
+    return path
+
+
+def test_a_network_that_does_not_fit_is_refused(shapes, colours):
+    first = quick(ContrastiveClustering).fit(shapes[0])
+    model = quick(ContrastiveClustering).start_from(first)
+    with pytest.raises(ValueError, match=r"does not fit .* for these images: .*size mismatch"):
+        model.fit(colours)
+    with pytest.raises(NotFittedError):
+        quick(ContrastiveClustering).start_from(ContrastiveClustering())
+
+
+def test_a_checkpoint_knows_what_training_started_from(shapes, tmp_path):
+    first = quick(ContrastiveClustering).fit(shapes[0])
+    how = {"checkpoint_dir": tmp_path, "random_state": 0}
+    quick(ContrastiveClustering, **how).start_from(first).fit(shapes[0])
+    other = quick(ContrastiveClustering, random_state=7).fit(shapes[0])
+    with pytest.raises(ValueError, match="the network it starts from was"):
+        quick(ContrastiveClustering, **how).start_from(other).fit(shapes[0])

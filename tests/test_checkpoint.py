@@ -8,6 +8,7 @@ import torch
 
 from skcc import ContrastiveClustering
 from skcc.checkpoint import Checkpoint, fingerprint
+from skcc.engine import TrainingInterruptedWarning
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -84,3 +85,41 @@ def test_fit_continues_where_it_stopped(tmp_path, shapes, random_state):
         ContrastiveClustering(**how | {"max_epochs": 5}, checkpoint_dir=tmp_path).fit(X)
     with pytest.raises(ValueError, match=r"X was '.*' and is"):
         ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X[::-1])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_ctrl_c_leaves_the_last_finished_epoch_and_going_on_is_exact(tmp_path, shapes):
+    X = shapes[0]
+    how = {"n_clusters": 3, "max_epochs": 5, "random_state": 0, "batch_size": 40}
+    calls = []
+
+    def blur(images):
+        calls.append(1)
+        if len(calls) == 20:  # two calls a step, three steps an epoch
+            raise KeyboardInterrupt
+        return images + 0.1 * torch.randn_like(images)
+
+    whole = ContrastiveClustering(**how, augment=blur)
+    calls += [1] * 20
+    whole.fit(X)
+    calls.clear()
+    model = ContrastiveClustering(**how, augment=blur, checkpoint_dir=tmp_path)
+    with pytest.warns(TrainingInterruptedWarning, match="in epoch 4 of 5"):
+        model.fit(X)
+    state = torch.load(tmp_path / "phase-0.pt", weights_only=True)
+    assert state["history"] == whole.history_[:3]
+    model.fit(X)
+    assert model.history_ == whole.history_
+    for name, weights in whole.weights_.items():
+        np.testing.assert_array_equal(model.weights_[name], weights)
+
+
+def test_ctrl_c_as_an_error_leaves_the_estimator_as_it_was_and_the_checkpoint(tmp_path, shapes):
+    def interrupted(images):
+        raise KeyboardInterrupt
+
+    model = ContrastiveClustering(3, augment=interrupted, checkpoint_dir=tmp_path, batch_size=40)
+    with pytest.raises(TrainingInterruptedWarning):  # warnings are errors in tests
+        model.fit(shapes[0])
+    assert not hasattr(model, "labels_")
+    assert list(tmp_path.iterdir()) == []  # not one epoch was finished

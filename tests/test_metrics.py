@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator
 from sklearn.metrics import adjusted_rand_score, make_scorer
 
-from skcc.metrics import clustering_accuracy
+from skcc.metrics import clustering_accuracy, matched_confusion
 
 
 def by_all_matchings(y_true, y_pred):
@@ -68,3 +68,19 @@ def test_an_accuracy_bounds_the_rand_index_from_below():
         labels[wrong & (labels == target)] = (target[wrong & (labels == target)] + 1) % 10
         if clustering_accuracy(target, labels) < 0.907:
             assert adjusted_rand_score(target, labels) > least - 5e-3
+
+
+@pytest.mark.parametrize("n_clusters", [3, 5, 8])
+def test_the_diagonal_of_the_matched_table_is_the_accuracy(n_clusters):
+    rng = np.random.default_rng(n_clusters)
+    y_true = np.array(list("abcde"))[rng.integers(0, 5, 200)]
+    y_pred = rng.integers(0, n_clusters, 200) * 10
+    table, classes, clusters = matched_confusion(y_true, y_pred)
+    for row, name in enumerate(classes):
+        for column, cluster in enumerate(clusters):
+            assert table[row, column] == np.sum((y_true == name) & (y_pred == cluster))
+    assert np.trace(table) / 200 == pytest.approx(clustering_accuracy(y_true, y_pred))
+    assert sorted(classes) == list("abcde")
+    assert sorted(clusters) == list(range(0, 10 * n_clusters, 10))
+    matched = min(5, n_clusters)
+    assert list(classes[:matched]) == sorted(classes[:matched])

@@ -6,9 +6,17 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from skcc import ContrastiveClustering
-from skcc.plotting import ClusterGridDisplay, EmbeddingDisplay, embed_in_plane
+from skcc.plotting import (
+    ClusterConfusionDisplay,
+    ClusterGridDisplay,
+    ClusterSizeDisplay,
+    EmbeddingDisplay,
+    TrainingCurveDisplay,
+    embed_in_plane,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -143,3 +151,59 @@ def test_every_cluster_has_a_colour_of_its_own(n):
 def test_what_cannot_be_mapped(features, labels, how, message):
     with pytest.raises(ValueError, match=message):
         EmbeddingDisplay.from_predictions(features, labels, **how)
+
+
+# -- curves, sizes, classes -----------------------------------------------------------------
+
+
+def test_curves_show_every_term_of_every_epoch(model):
+    display = TrainingCurveDisplay.from_estimator(model)
+    names = list(model.history_[0])
+    assert [ax.get_ylabel() for ax in display.ax_] == names
+    for ax, name in zip(display.ax_, names, strict=True):
+        epochs, values = ax.lines[0].get_data()
+        assert epochs.tolist() == [1, 2, 3, 4]
+        assert values.tolist() == [terms[name] for terms in model.history_]
+
+
+def test_curves_of_two_phases_in_one_place():
+    _, ax = matplotlib.pyplot.subplots()
+    history = [{"a": 3.0}, {"a": 2.0}, {"b": 1.0}]
+    display = TrainingCurveDisplay.from_predictions(history, ax=ax)
+    assert display.figure_ is ax.figure
+    drawn = {line.get_label(): np.transpose(line.get_data()).tolist() for line in ax.lines}
+    assert drawn == {"a": [[1, 3], [2, 2]], "b": [[3, 1]]}
+    with pytest.raises(ValueError, match="no epochs"):
+        TrainingCurveDisplay.from_predictions([])
+    _, three = matplotlib.pyplot.subplots(3)
+    with pytest.raises(ValueError, match="ax must be one Axes, or 2 for a, b; got 3"):
+        TrainingCurveDisplay.from_predictions(history, ax=three)
+
+
+def test_sizes_are_counted(model, shapes):
+    sizes = [int((model.labels_ == j).sum()) for j in range(3)]
+    for X in (None, shapes[0]):
+        display = ClusterSizeDisplay.from_estimator(model, X)
+        assert [bar.get_width() for bar in display.ax_.patches] == sizes
+    display = ClusterSizeDisplay.from_predictions([0, 2, 2, -1], n_clusters=4)
+    assert [bar.get_width() for bar in display.ax_.patches] == [1, 0, 2, 0]
+    assert [text.get_text() for text in display.ax_.texts] == ["1", "0", "2", "0"]
+
+
+def test_classes_are_counted_against_clusters(model, shapes):
+    X, kinds = shapes
+    display = ClusterConfusionDisplay.from_estimator(model, X, kinds)
+    for row, kind in enumerate(display.classes):
+        for column, cluster in enumerate(display.clusters):
+            both = sum(
+                k == kind and c == cluster for k, c in zip(kinds, model.labels_, strict=True)
+            )
+            assert display.table[row, column] == both
+    assert [t.get_text() for t in display.ax_.texts] == [str(n) for n in display.table.ravel()]
+    assert [t.get_text() for t in display.ax_.get_yticklabels()] == [str(k) for k in range(3)]
+
+
+@pytest.mark.parametrize("display", [TrainingCurveDisplay, ClusterSizeDisplay])
+def test_displays_want_a_fitted_estimator(display):
+    with pytest.raises(NotFittedError):
+        display.from_estimator(ContrastiveClustering())

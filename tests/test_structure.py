@@ -12,14 +12,15 @@ ROOT = Path(skcc.__file__).parent
 STOREYS = [
     {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"}
     | {"_version"},
-    {"objective", "datasets", "defaults", "persistence", "records"},
+    {"objective", "datasets", "defaults", "persistence", "records", "outputs"},
     {"engine"},
     {"base"},
     {"methods.contrastive", "methods.twin", "similarity"},
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},
-    {"quality", "reproduce", "study"},
+    {"quality", "reproduce", "study", "report"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
