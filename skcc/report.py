@@ -331,7 +331,8 @@ def _figures(clustering, k):
         "Clusters": str(k),
         "Mean probability": f"{sure.mean():.2f}" if len(sure) else "none",
     }
-    figures |= {name.upper(): f"{s:.3f}" for name, s in clustering.scores().items() if s is not None}
+    scores = clustering.scores().items()
+    figures |= {name.upper(): f"{score:.3f}" for name, score in scores if score is not None}
     if clustering.invalid:
         figures["Not readable"] = f"{len(clustering.invalid):,}"
     return "".join(

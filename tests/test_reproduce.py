@@ -15,6 +15,7 @@ from sklearn.utils import Bunch
 
 from skcc import ContrastiveClustering, benchmark, datasets, records, reproduce
 from skcc.cli import main
+from skcc.methods.contrastive import ContrastiveObjective
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -107,6 +108,24 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(bunch, tmp_path, mon
     (straight,) = table(bunch, tmp_path / "other", seeds=1)
     assert record["score"] == straight["score"]
     assert "continued" not in straight
+
+
+def test_ctrl_c_leaves_no_record_of_half_a_training(bunch, tmp_path, monkeypatch):
+    (straight,) = table(bunch, tmp_path / "straight", seeds=1)
+    steps = iter(range(99))
+    monkeypatch.setattr(ContrastiveObjective, "after_step", lambda self: stop_at(4, next(steps)))
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from it"):
+        table(bunch, tmp_path / "cut", seeds=1)
+    assert not (tmp_path / "cut" / "shapes.jsonl").exists()
+    monkeypatch.undo()
+    (continued,) = table(bunch, tmp_path / "cut", seeds=1)
+    assert (continued["score"], continued["epochs"]) == (straight["score"], 2)
+    assert continued["continued"] is True
+
+
+def stop_at(step, now):
+    if now == step:
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
