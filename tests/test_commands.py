@@ -320,10 +320,10 @@ def shell(arguments, **how):
 
 def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos, tmp_path):
     """A real signal to a real process; what goes on then ends as if nothing had happened."""
-    how = ["-k", "3", "--set", "batch_size=60", "image_size=8", "--epochs", "40"]
+    how = ["-k", "3", "--set", "batch_size=60", "image_size=8", "--epochs", "25"]
     process = shell(["fit", str(photos), "-o", str(tmp_path / "cut"), *how])
     seen = ""
-    while not re.search(r" [2-9]/40", seen):
+    while not re.search(r" [2-9]/25", seen):
         character = process.stderr.read(1)
         assert character, seen
         seen += character
@@ -344,12 +344,19 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos,
     assert "look at" in resumed.stdout
     assert not (tmp_path / "cut" / "checkpoint").exists()
     whole = ContrastiveClustering(
-        3, batch_size=60, image_size=8, max_epochs=40, random_state=0
+        3, batch_size=60, image_size=8, max_epochs=25, random_state=0
     ).fit(sorted(photos.rglob("*.png")))
     cut = ContrastiveClustering.load(tmp_path / "cut" / "model.safetensors")
     assert cut.history_ == whole.history_
     np.testing.assert_array_equal(cut.labels_, whole.labels_)
     np.testing.assert_equal(cut.weights_, whole.weights_)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(run, photos):
+    with shell(["predict", str(run / "model.safetensors"), str(photos), "--quiet"]) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_ctrl_c_before_anything_is_learned(photos, tmp_path, capsys, monkeypatch):
