@@ -28,7 +28,7 @@ from skcc._version import __version__
 from skcc.benchmark import agreement
 from skcc.checkpoint import replaced
 from skcc.metrics import matched_confusion
-from skcc.plotting import curves_of, embed_in_plane
+from skcc.plotting import curves_of, densest, embed_in_plane
 
 TYPICAL, UNCERTAIN, IN_ROWS = 12, 6, 900  # images of a cluster, and of all clusters together
 ON_MAP = 1500
@@ -348,8 +348,8 @@ def _map(points, k, n):
     for cluster, places in sorted(groups.items()):
         circles = "".join(f'<circle cx="{x}" cy="{y}" r="{size}"/>' for x, y in places)
         dots.append(f'<g class="c{cluster}" data-cluster="{cluster}">{circles}</g>')
-        x, y = np.median(places, axis=0)
-        labels.append(f'<text class="label" x="{x:.0f}" y="{y:.0f}">{cluster}</text>')
+        x, y = places[densest(places)]
+        labels.append(f'<text class="label" x="{x}" y="{y}">{cluster}</text>')
     shown = len(points["points"])
     some = f"A random {shown:,} of {n:,} images by their"
     which = some if shown < n else "Every image by its"

@@ -352,6 +352,24 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos,
     np.testing.assert_equal(cut.weights_, whole.weights_)
 
 
+def test_ctrl_c_after_training_keeps_what_was_learned(photos, tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments, **how):
+        raise KeyboardInterrupt
+
+    arguments = ["fit", str(photos), "-k", "3", "-o", str(tmp_path), *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr("skcc.report.write_page", interrupted)
+        assert main(arguments) == 130
+    said, command = capsys.readouterr().err.splitlines()[-2:]
+    assert said == "skcc: interrupted; what was learned is kept. Go on with"
+    assert command == f"  skcc {shlex.join(arguments)} --resume"
+    assert main([*arguments, "--resume", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["epochs"] == 2
+    assert "0/2" in err
+    assert "1/2" not in err  # nothing was trained again
+
+
 def test_a_reader_that_has_had_enough_is_no_error(run, photos):
     with shell(["predict", str(run / "model.safetensors"), str(photos), "--quiet"]) as process:
         process.stdout.close()
