@@ -118,7 +118,7 @@ class Progress:
 
     def __init__(self, title: str, epochs: int, n: int, verbose: int):
         self.title, self.epochs, self.n = title, epochs, n
-        self._bar = None
+        self._bar = self._first = None
         self._shown = self._started = time.monotonic()
         self._verbose = verbose
         if verbose:
@@ -151,6 +151,10 @@ class Progress:
         """
         if not self._verbose:
             return
+        if self._first is None:  # a resumed run took no time for what it did not do
+            self._first = epoch
+            if self._bar is not None:
+                self._bar.initial = self._bar.n = epoch
         shown = {name: f"{value:.3f}" for name, value in terms.items()}
         shown["images/s"] = f"{self.n / max(seconds, 1e-9):.0f}"
         if self._bar is not None:
@@ -160,7 +164,8 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= _LINE_SECONDS or epoch in (0, self.epochs - 1):
             self._shown = now
-            left = (now - self._started) / (epoch + 1) * (self.epochs - epoch - 1)
+            pace = (now - self._started) / (epoch + 1 - self._first)
+            left = pace * (self.epochs - epoch - 1)
             words = "  ".join(f"{name} {value}" for name, value in shown.items())
             print(
                 f"{self.title}  epoch {epoch + 1}/{self.epochs}  {words}  {left:.0f} s left",

@@ -151,6 +151,26 @@ def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
     return positions
 
 
+def densest(positions) -> int:
+    """Where to name a group on a map: the member that is closest to a third of the others.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n, 2)
+        Of the members; at least one.
+
+    Returns
+    -------
+    index : int
+        Of that member. A mean or median may lie where nothing is, if a group is in parts.
+    """
+    positions = np.asarray(positions, dtype=float)
+    third = len(positions) // 3
+    differences = positions[:, None] - positions[None]
+    distances = np.hypot(differences[..., 0], differences[..., 1])
+    return int(np.partition(distances, third, axis=1)[:, third].argmin())
+
+
 class EmbeddingDisplay:
     """A map of samples by their features, coloured by cluster.
 
@@ -286,8 +306,13 @@ class EmbeddingDisplay:
             name = f"cluster {cluster}" if cluster >= 0 else "none"
             ax.scatter(*members.T, s=size, color=colour, alpha=0.7, linewidths=0, label=name)
             if cluster >= 0:
-                middle = np.median(members, axis=0)
-                text = ax.text(*middle, str(cluster), ha="center", va="center", weight="bold")
+                text = ax.text(
+                    *members[densest(members)],
+                    str(cluster),
+                    ha="center",
+                    va="center",
+                    weight="bold",
+                )
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         ax.set_xticks([])
         ax.set_yticks([])

@@ -28,7 +28,7 @@ from skcc._version import __version__
 from skcc.benchmark import agreement
 from skcc.checkpoint import replaced
 from skcc.metrics import matched_confusion
-from skcc.plotting import curves_of, embed_in_plane
+from skcc.plotting import curves_of, densest, embed_in_plane
 
 TYPICAL, UNCERTAIN, IN_ROWS = 12, 6, 900  # images of a cluster, and of all clusters together
 ON_MAP = 1500
@@ -154,7 +154,6 @@ def write_page(
         "lead": _lead(clustering, estimator),
         "figures": _figures(clustering, k),
     }
-    kind = ("many " if k > 24 else "") + ("pixels" if pictures.side <= SMALL else "")
     style = _asset("page.css") + _rules(k, pictures.shape)
     script = _asset("page.js")
     page = Template(_asset("page.html")).substitute(
@@ -166,7 +165,7 @@ def write_page(
         title=_text(title),
         version=_text(__version__),
         n_clusters=k,
-        kind=kind.strip(),
+        kind="pixels" if pictures.side <= SMALL else "",
         date=datetime.now(UTC).strftime("%d %B %Y"),
     )
     with replaced(Path(path)) as file:
@@ -319,9 +318,9 @@ def _encoded(pixels, factor):
 def _lead(clustering, estimator):
     n, k = len(clustering.labels), estimator.n_clusters
     used = len(np.unique(clustering.labels[clustering.valid]))
-    words = f"{n:,} images in {_count(k, 'cluster')}, found without labels"
-    words += "" if used == k else f"; {_count(k - used, 'cluster')} empty"
-    return _text(f"{words}, by {type(estimator).__name__}.")
+    empty = "" if used == k else f", {k - used:,} of them empty"
+    found = f"found without labels by {type(estimator).__name__}"
+    return _text(f"{n:,} images in {_count(k, 'cluster')}{empty}, {found}.")
 
 
 def _figures(clustering, k):
@@ -350,13 +349,14 @@ def _map(points, k, n):
     for cluster, places in sorted(groups.items()):
         circles = "".join(f'<circle cx="{x}" cy="{y}" r="{size}"/>' for x, y in places)
         dots.append(f'<g class="c{cluster}" data-cluster="{cluster}">{circles}</g>')
-        x, y = np.median(places, axis=0)
-        labels.append(f'<text class="label" x="{x:.0f}" y="{y:.0f}">{cluster}</text>')
+        x, y = places[densest(places)]
+        labels.append(f'<text class="label" x="{x}" y="{y}">{cluster}</text>')
     shown = len(points["points"])
-    which = f"a random {shown:,} of {n:,} images" if shown < n else "every image"
+    some = f"A random {shown:,} of {n:,} images by their"
+    which = some if shown < n else "Every image by its"
     return (
         "<h3>Map</h3>"
-        f'<p class="hint">{which[0].upper()}{which[1:]} by its features; neighbours look alike to '
+        f'<p class="hint">{which} features; neighbours look alike to '
         "the network. Point, tap, or use arrow keys.</p>"
         '<div id="map" class="map" tabindex="0" role="application" '
         'aria-label="Map of images; arrow keys move from image to image, Enter enlarges">'

@@ -64,6 +64,23 @@ def test_a_resumed_bar_counts_what_was_done(capfd):
     assert "8/10" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("has_tqdm", [True, False])
+def test_a_resumed_run_has_the_time_left_that_its_own_epochs_tell(capfd, monkeypatch, has_tqdm):
+    """Two epochs in twenty seconds, and ninety are left: fifteen minutes."""
+    now = [0.0]
+    monkeypatch.setattr("skcc.callbacks.time.monotonic", lambda: now[0])
+    if has_tqdm:
+        monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with Progress("Fit", 100, 100, 1) as report:
+        for epoch in (8, 9):
+            now[0] += 10
+            report(epoch, {}, 10.0)
+    err = capfd.readouterr().err
+    assert ("15:00" if has_tqdm else "900 s left") in err
+
+
 @pytest.mark.parametrize("verbose", [1, True])
 def test_fit_shows_progress(capfd, shapes, verbose):
     ContrastiveClustering(1, max_epochs=2, random_state=0, device="cpu", verbose=verbose).fit(

@@ -320,10 +320,10 @@ def shell(arguments, **how):
 
 def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos, tmp_path):
     """A real signal to a real process; what goes on then ends as if nothing had happened."""
-    how = ["-k", "3", "--set", "batch_size=60", "image_size=8", "--epochs", "40"]
+    how = ["-k", "3", "--set", "batch_size=60", "image_size=8", "--epochs", "25"]
     process = shell(["fit", str(photos), "-o", str(tmp_path / "cut"), *how])
     seen = ""
-    while not re.search(r" [2-9]/40", seen):
+    while not re.search(r" [2-9]/25", seen):
         character = process.stderr.read(1)
         assert character, seen
         seen += character
@@ -343,10 +343,38 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos,
     )  # fmt: skip
     assert "look at" in resumed.stdout
     assert not (tmp_path / "cut" / "checkpoint").exists()
-    assert main(["fit", str(photos), "-o", str(tmp_path / "whole"), *how, "--quiet"]) == 0
-    for name in ("history.csv", "labels.csv"):
-        cut, whole = ((tmp_path / run / name).read_text() for run in ("cut", "whole"))
-        assert cut == whole
+    whole = ContrastiveClustering(
+        3, batch_size=60, image_size=8, max_epochs=25, random_state=0
+    ).fit(sorted(photos.rglob("*.png")))
+    cut = ContrastiveClustering.load(tmp_path / "cut" / "model.safetensors")
+    assert cut.history_ == whole.history_
+    np.testing.assert_array_equal(cut.labels_, whole.labels_)
+    np.testing.assert_equal(cut.weights_, whole.weights_)
+
+
+def test_ctrl_c_after_training_keeps_what_was_learned(photos, tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments, **how):
+        raise KeyboardInterrupt
+
+    arguments = ["fit", str(photos), "-k", "3", "-o", str(tmp_path), *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr("skcc.report.write_page", interrupted)
+        assert main(arguments) == 130
+    said, command = capsys.readouterr().err.splitlines()[-2:]
+    assert said == "skcc: interrupted; what was learned is kept. Go on with"
+    assert command == f"  skcc {shlex.join(arguments)} --resume"
+    assert main([*arguments, "--resume", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["epochs"] == 2
+    assert "0/2" in err
+    assert "1/2" not in err  # nothing was trained again
+
+
+def test_a_reader_that_has_had_enough_is_no_error(run, photos):
+    with shell(["predict", str(run / "model.safetensors"), str(photos), "--quiet"]) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_ctrl_c_before_anything_is_learned(photos, tmp_path, capsys, monkeypatch):

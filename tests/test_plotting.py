@@ -15,6 +15,7 @@ from skcc.plotting import (
     ClusterSizeDisplay,
     EmbeddingDisplay,
     TrainingCurveDisplay,
+    densest,
     embed_in_plane,
 )
 
@@ -121,6 +122,16 @@ def test_the_map_shows_a_bounded_part_and_leaves_out_what_could_not_be_read():
     np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(display.positions, axis=0))
     assert [c.get_label() for c in display.ax_.collections] == [f"cluster {j}" for j in range(3)]
     assert [t.get_text() for t in display.ax_.texts] == ["0", "1", "2"]
+
+
+def test_a_group_in_parts_is_named_where_its_members_are():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(30, 2)), rng.normal(size=(50, 2)) / 3 + [20, 0]]
+    apart = np.concatenate(parts)
+    assert 30 <= densest(apart) < 80  # the denser part
+    assert np.linalg.norm(apart[densest(apart)] - [20, 0]) < 0.3
+    for n in (1, 2, 3):
+        assert 0 <= densest(apart[:n]) < n
 
 
 def test_a_map_from_an_estimator(model, shapes):
