@@ -225,11 +225,11 @@ def test_a_sweep_keeps_order_and_calls_with_one_size():
 
 
 def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch):
-    from skcc import data
+    from skcc import decoding
 
     decoded = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda s, out: decoded.append(s) or decode(s, out))
+    decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda s, out: decoded.append(s) or decode(s, out))
     _, fmt = read(files)
     assert decoded == files
     store, same = read(files, known=fmt)
@@ -255,9 +255,9 @@ def test_telling_files_from_arrays_copies_no_array(files, colours, monkeypatch):
 
 
 def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
-    from skcc import data
+    from skcc import decoding
 
     _, fmt = read(files)
-    monkeypatch.setattr(data, "_decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     with pytest.raises(ImageReadError, match=r"no such file: missing\.png"):
         read([*files, "missing.png"], known=fmt)
