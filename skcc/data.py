@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_array
 from torch import Tensor
 
 from skcc.decoding import ImageReadError, ImageReadWarning
-from skcc.files import Decoder, common_shape
+from skcc.files import Decoder, common_shape, guessed_shape
 from skcc.sources import DatasetImages, image_files, resolve
 from skcc.stores import HostStore, SourceStore, Store, tensor_of
 
@@ -140,23 +140,16 @@ def read(
     if _holds_sources(X):
         _demand_images(known)
         if known is None:
-            shape = common_shape(
-                X,
-                side or (lambda short: short),
-                n_jobs=n_jobs,
-                cache_dir=cache_dir,
-                on_error=on_error,
-            )
-        else:
-            shape = known.shape
-            _demand_readable(X, known, on_error)
-        reader, fmt = Decoder(X, n_jobs), known or Format(shape)
+            how = {"n_jobs": n_jobs, "cache_dir": cache_dir, "on_error": on_error}
+            return _read_files(X, side or (lambda short: short), **how)
+        _demand_readable(X, known, on_error)
+        reader, fmt = Decoder(X, n_jobs), known
     elif _is_lazy(X):
         fmt = _lazy_format(X, image_shape, known)
-        shape, reader = fmt.shape, _Slices(X, image_shape, fmt)
+        reader = _Slices(X, image_shape, fmt)
     else:
         return _read_array(X, image_shape, known)
-    store = SourceStore(reader, shape, on_error)
+    store = SourceStore(reader, fmt.shape, on_error)
     if known is None:
         return store.read(cache_dir), fmt
     return (cache_dir and store.cached(cache_dir)) or store, fmt
@@ -552,6 +545,18 @@ def _rows(X, start, stop):
 
 
 # -- files and PIL images -------------------------------------------------------------------
+
+
+def _read_files(sources, side, *, n_jobs, cache_dir, on_error):
+    guess = None if cache_dir else guessed_shape(sources, side, n_jobs=n_jobs)
+    if guess:
+        reader = Decoder(sources, n_jobs)
+        store = SourceStore(reader, guess, on_error).read()
+        if reader.shape(side) == guess:
+            return store, Format(guess)
+        del store  # before another one is made
+    shape = common_shape(sources, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
+    return SourceStore(Decoder(sources, n_jobs), shape, on_error).read(cache_dir), Format(shape)
 
 
 def _demand_readable(sources, known, on_error):

@@ -19,8 +19,10 @@ from PIL import Image, ImageFile, ImageOps
 
 # Recognised by Pillow, but not decoded by it alone: EPS and WMF call other programs of the system.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+_FIRST = {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}  # tried first, being the most frequent
 _RULES = 1  # to be raised when the same file would give other pixels
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
+_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what may turn a PNG
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,7 +88,8 @@ def formats() -> tuple[str, ...]:
         All that this Pillow decodes by itself.
     """
     Image.init()
-    return tuple(name for name in Image.ID if name not in NOT_DECODED)
+    names = sorted(Image.ID, key=lambda name: name not in _FIRST)  # else as Pillow has them
+    return tuple(name for name in names if name not in NOT_DECODED)
 
 
 @functools.cache
@@ -155,7 +158,7 @@ def header(source) -> Header:
     return _read(source, _header_of)
 
 
-def decode(source, out: np.ndarray) -> None:
+def decode(source, out: np.ndarray) -> Header:
     """Decode, turn upright, lay on white, convert, and fit one image into an array.
 
     Parameters
@@ -166,12 +169,17 @@ def decode(source, out: np.ndarray) -> None:
     out : ndarray of shape (height, width, channels) and dtype uint8
         Written; 1 channel is gray, 3 are RGB.
 
+    Returns
+    -------
+    header : Header
+        As `header` gives it.
+
     Raises
     ------
     ImageReadError
         If it is missing, cannot be decoded, or has more pixels than Pillow finds safe.
     """
-    _read(source, lambda image: _decode(image, out, is_given=image is source))
+    return _read(source, lambda image: _decode(image, out, is_given=image is source))
 
 
 class _Quiet:
@@ -212,7 +220,7 @@ def _opened(source) -> Iterator[Image.Image]:
     if not isinstance(source, (str, Path)):
         kind = type(source).__name__
         raise TypeError(f"it is of type {kind}, neither a path nor a PIL image")
-    if os.path.exists(source) and not os.path.isfile(source):
+    if not os.path.isfile(source) and os.path.exists(source):
         raise OSError("it is no regular file")  # reading from a pipe would wait for ever
     with Image.open(source, formats=formats()) as image:
         yield image
@@ -256,6 +264,8 @@ def _header_of(image):
 
 
 def _orientation(image):
+    if image.format == "PNG" and not _ORIENTED & image.info.keys():
+        return 1  # so far: EXIF may also stand behind the pixels
     try:
         with _given_images:
             # As every class of images inherits it: PNG's own one decodes the whole image first.
@@ -267,6 +277,7 @@ def _orientation(image):
 
 def _decode(image, out, is_given):
     height, width, channels = out.shape
+    header = _header_of(image)
     if not is_given:
         image.draft(None, (2 * width, 2 * height))  # a JPEG decodes to half size in no time
         _load(image)
@@ -277,6 +288,7 @@ def _decode(image, out, is_given):
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     out[...] = np.asarray(image).reshape(out.shape)
+    return header
 
 
 def _load(image):

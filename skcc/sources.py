@@ -75,6 +75,11 @@ def resolve(X):
     """
     if isinstance(X, (str, Path)):
         return _of_path(os.fspath(X))
+    if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
+            "a length, such as a list or a map-style data set"
+        )
     if isinstance(X, Mapping):
         raise TypeError(
             f"X is a {type(X).__name__} of {', '.join(map(str, X))}; wanted one of its values"
@@ -83,11 +88,6 @@ def resolve(X):
         return _of_dataset(_image_column(X))
     if _is_dataset(X) or _is_list_of_items(X):
         return _of_dataset(X)
-    if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__", "shape"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
-            "a length, such as a list or a map-style data set"
-        )
     return _with_patterns_expanded(X) if _holds_patterns(X) else X
 
 
