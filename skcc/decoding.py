@@ -101,7 +101,7 @@ def suffixes() -> frozenset[str]:
     suffixes : frozenset of str
         In lower case, with the dot: those that Pillow registers for the formats that it decodes.
     """
-    known = set(formats())
+    known = {*formats(), "MPO"}  # which is a JPEG until it has been opened
     return frozenset(s for s, name in Image.registered_extensions().items() if name in known)
 
 
