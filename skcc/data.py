@@ -6,6 +6,7 @@ float32. `Format` is what `fit` learned about its samples and what later ones mu
 file knows no views, networks or methods, and leaves names to `sources` and pixels to `decoding`.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -505,11 +506,12 @@ class _Slices:
         return failures
 
     def _part(self, index, failures):
-        """Images of a run of indices; what cannot be read is black, and noted."""
-        try:
-            return _rows(self._X, index[0], index[-1] + 1)
-        except Exception:  # of the user's code; the next lines find out where
-            rows = [self._row(i, failures) for i in index]
+        """Images of some indices, in order; what cannot be read is black, and noted."""
+        if index[-1] - index[0] + 1 == len(index):
+            # What fails is the user's code; the lines below find out where.
+            with contextlib.suppress(Exception):
+                return _rows(self._X, index[0], index[-1] + 1)
+        rows = [self._row(i, failures) for i in index]
         black = next((np.zeros_like(row) for row in rows if row is not None), None)
         if black is None:
             black = np.zeros(self._X.shape[1:], dtype=np.uint8)
@@ -529,8 +531,11 @@ def _rows(X, start, stop):
     """A part of a lazy array, by a slice or by the tuples that scikit-learn indexes with."""
     try:
         part = X[start:stop]
-    except (TypeError, IndexError, KeyError):
-        part = X[np.arange(start, stop), ...]
+    except (TypeError, IndexError) as error:
+        try:
+            part = X[np.arange(start, stop), ...]
+        except Exception:
+            raise error from None
     if isinstance(part, Tensor):
         return part.detach().cpu().numpy()
     if isinstance(part, (np.ndarray, list)) or hasattr(part, "__array__"):

@@ -245,8 +245,8 @@ def _stored_array(path):
     """The array of a .npy file, mapped; of a .npz file "images" or the only one."""
     try:
         if path.lower().endswith(".npy"):
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with np.load(path, allow_pickle=False) as arrays:
+            return np.lib.format.open_memmap(path, mode="r")
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             if "images" in names or len(names) == 1:
                 return arrays["images" if "images" in names else names[0]]

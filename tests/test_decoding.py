@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import random
-import resource
+import re
 import subprocess
 import sys
 import tarfile
@@ -175,10 +175,9 @@ def test_decompression_bombs_are_refused_by_the_limit_of_pillow(tmp_path, monkey
     Image.new("1", (40, 30)).save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1199)
     for work in (header, pixels):
-        with pytest.raises(ImageReadError, match=r"x\.png.*40 x 30 pixels.*MAX_IMAGE_PIXELS"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                work(tmp_path / "x.png")
+        message = r"x\.png.*40 x 30 pixels.*MAX_IMAGE_PIXELS"
+        with decoding.quiet, pytest.raises(ImageReadError, match=message):
+            work(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert header(tmp_path / "x.png").size == (40, 30)
 
@@ -247,23 +246,16 @@ def test_each_awkward_file_ends_as_documented_in_time(messy):
         fine = row["pillow_13.0_result"] == "ok"
         if row["path"] in OLD_PILLOW and not features.check("avif"):
             fine = False
-        try:
-            with decoding.quiet:
-                out = pixels(folder / row["path"], (32, 32, 3))
-        except ImageReadError as error:
-            assert not fine, error
-            assert row["path"] in str(error)
-        else:
-            assert fine, row["path"]
-            width, height = map(int, row["size"].split("x"))
-            turned = row["exif_orientation"] in "5678" and row["pil_format"] != "TIFF"
-            size = (height, width) if turned else (width, height)
-            with decoding.quiet:
-                assert header(folder / row["path"]).size == size
-            assert out.std() > 0 or row["path"].split("/")[1] in (
-                *("animated", "bad_exif", "float32", "gray_alpha", "multipage", "palette"),
-                *("sixteen_bit", "tiny_size", "exif_orientation"),
-            )  # fmt: skip
+        with decoding.quiet:
+            if not fine:
+                with pytest.raises(ImageReadError, match=re.escape(row["path"])):
+                    pixels(folder / row["path"], (32, 32, 3))
+                assert time.perf_counter() - started < SECONDS
+                continue
+            pixels(folder / row["path"], (32, 32, 3))
+            size = tuple(map(int, row["size"].split("x")))
+            turned = row["exif_orientation"] in "5678"
+            assert header(folder / row["path"]).size == (size[::-1] if turned else size)
         assert time.perf_counter() - started < SECONDS
 
 
