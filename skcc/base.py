@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import sklearn
@@ -36,11 +37,13 @@ from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
 from skcc.callbacks import CallbackSupportMixin, FitTasks, Progress, announce, with_callbacks
 from skcc.checkpoint import Checkpoint, fingerprint
+from skcc.decoding import ImageReadWarning, none_could_be_read
 from skcc.objective import Objective
 from skcc.parameters import demand_choice, demand_integer, demand_real
 
 SWALLOWED = 0.9  # a cluster with this share of the samples is called a collapse
-_NOT_RESULTS = {"checkpoint_dir", "device", "max_seconds", "n_jobs", "precision", "verbose"}
+_NOT_RESULTS = {"cache_dir", "checkpoint_dir", "device", "max_seconds", "n_jobs", "on_error"}
+_NOT_RESULTS |= {"precision", "verbose"}
 
 
 class _Live:
@@ -102,8 +105,13 @@ class BaseDeepClusterer(
               (n, channels, height, width): integers from 0 to 255 or floats from 0 to 1. The
               channels are the last axis if it has 1 to 4 entries, else the first if that has,
               else the axis that differs from the two others, else `image_shape` must tell;
-            - a list or array of paths, or one path of a folder, searched recursively;
+            - a folder, searched recursively; a pattern such as ``"photos/**/*.jpg"``; or a list
+              or array of paths and patterns;
             - a list of PIL images of any sizes;
+            - a map-style data set of torch, whose items are images or tuples that begin with one,
+              or a Hugging Face data set or column of images;
+            - the path of a .npy file, or of a .npz file of one array or with "images";
+            - anything with ``shape``, ``__len__`` and ``__getitem__``, which is read in parts;
             - a table of shape (n, height * width * channels) together with `image_shape`, of
               any range of values.
 
@@ -111,7 +119,8 @@ class BaseDeepClusterer(
 
             Files and PIL images are made upright, laid on white where they are transparent,
             reduced to gray if none of them has colour, and, if their sizes differ, cut to the
-            central square and resized. `X` itself is never changed.
+            central square and resized; docs/images.md has the rule for every kind. `X` itself is
+            never changed.
 
         y : array-like of shape (n_samples,), default=None
             Not used in training. Callbacks and scorers may compare with it.
@@ -137,7 +146,8 @@ class BaseDeepClusterer(
             If X is sparse, or holds objects that are no images.
 
         skcc.data.ImageReadError
-            If a file is missing or cannot be decoded. It is an OSError and a ValueError.
+            If a file is missing or cannot be decoded; with ``on_error="warn"`` if none can. It is
+            an OSError and a ValueError.
 
         FloatingPointError
             If the loss is no longer finite.
@@ -151,6 +161,8 @@ class BaseDeepClusterer(
     @with_callbacks
     def _fit(self, X, y, device, unlabeled):
         store, self._format = self._read(X, known=None, device=device)
+        self.invalid_ = sorted(store.invalid.items())
+        _warn_about_invalid(store)
         n = len(store)
         if n < max(2, self.n_clusters):
             raise ValueError(
@@ -243,6 +255,9 @@ class BaseDeepClusterer(
         demand_choice("augmented_views", self.augmented_views, [0, 1, 2])
         demand_choice("readout", self.readout, ["head", "kmeans"])
         demand_choice("precision", self.precision, ["auto", "fp32", "bf16"])
+        demand_choice("on_error", self.on_error, ["raise", "warn"])
+        if not isinstance(self.cache_dir, (str, Path, NoneType)):
+            raise ValueError(f"cache_dir must be a path or None; got {self.cache_dir!r}")
         if not isinstance(self.backbone, nn.Module):
             demand_choice("backbone", self.backbone, ["auto", *BACKBONES])
         if not callable(self.augment):
@@ -259,6 +274,7 @@ class BaseDeepClusterer(
 
     def _read(self, X, *, known, device=None):
         """X as a store, with scikit-learn's checks of tables and feature names."""
+        X = data.resolve(X)
         table = data.is_table(X)
         sources = not table and data.holds_sources(X)
         if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
@@ -269,7 +285,13 @@ class BaseDeepClusterer(
             return defaults.stored_side(short, view)
 
         store, fmt = data.read(
-            X, image_shape=self.image_shape, side=stored_side, known=known, n_jobs=self.n_jobs
+            X,
+            image_shape=self.image_shape,
+            side=stored_side,
+            known=known,
+            n_jobs=self.n_jobs,
+            cache_dir=self.cache_dir,
+            on_error=self.on_error,
         )
         if known is None and not table:
             self.n_features_in_ = 1 if sources else fmt.n_features
@@ -284,6 +306,9 @@ class BaseDeepClusterer(
             store, _ = self._read(X, known=self._format)
         except (ValueError, TypeError) as error:
             raise type(error)(f"unlabeled: {error}") from error
+        if isinstance(store, data.SourceStore):
+            store = store.read(self.cache_dir)
+        _warn_about_invalid(store)
         if len(store) < 2:
             raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
         return store
@@ -446,7 +471,7 @@ class BaseDeepClusterer(
         self._order = np.argsort(-counts, kind="stable")
         if self.readout == "kmeans":
             self.cluster_centers_ = self.cluster_centers_[self._order]
-        self.labels_ = p[:, self._order].argmax(axis=1)
+        self.labels_ = store.spread(p[:, self._order].argmax(axis=1), -1)
         return counts
 
     def _warn_about_collapse(self, counts):
@@ -477,7 +502,8 @@ class BaseDeepClusterer(
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            From 0, the cluster that is largest on the training set, to ``n_clusters - 1``.
+            From 0, the cluster that is largest on the training set, to ``n_clusters - 1``; -1 for
+            images that could not be read, where ``on_error="warn"``.
 
         Raises
         ------
@@ -487,7 +513,10 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        return self.predict_proba(X).argmax(axis=1)
+        store = self._read_again(X)
+        labels = self._sweep(store, self._assigner()).argmax(axis=1)
+        _warn_about_invalid(store)
+        return store.spread(labels, -1)
 
     def predict_proba(self, X):
         """Soft assignments of images to clusters.
@@ -501,7 +530,8 @@ class BaseDeepClusterer(
         -------
         p : ndarray of shape (n_samples, n_clusters)
             Float32; rows sum to one. With ``readout="kmeans"`` the posterior of a mixture of
-            equally likely Gaussians around the centres, of one spherical covariance.
+            equally likely Gaussians around the centres, of one spherical covariance. NaN for images
+            that could not be read, where ``on_error="warn"``.
 
         Raises
         ------
@@ -511,7 +541,7 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        return self._sweep(self._read_again(X), self._assigner())
+        return self._answer(X, self._assigner)
 
     def transform(self, X):
         """Features of images: the output of the backbone.
@@ -524,7 +554,8 @@ class BaseDeepClusterer(
         Returns
         -------
         features : ndarray of shape (n_samples, n_features_out)
-            Float32. Compare them by cosine: it is their direction that training shapes.
+            Float32. Compare them by cosine: it is their direction that training shapes. NaN for
+            images that could not be read, where ``on_error="warn"``.
 
         Raises
         ------
@@ -534,7 +565,7 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        return self._sweep(self._read_again(X), self._objective().embed)
+        return self._answer(X, lambda: self._objective().embed)
 
     def score(self, X, y=None):
         """How well two random views of an image agree on its cluster; needs no labels.
@@ -553,7 +584,7 @@ class BaseDeepClusterer(
             Adjusted mutual information between the clusters of the first views and those of the
             second; higher is better. 1 if the views of every image agree, about 0 if they agree
             as by chance, and 0 if all fall into one cluster. The views are the same in every
-            call.
+            call. Images that could not be read do not count.
 
         Raises
         ------
@@ -662,6 +693,13 @@ class BaseDeepClusterer(
             raise ValueError(f"{path}: its weights do not fit its parameters: {error}") from error
         return estimator
 
+    def _answer(self, X, function):
+        """Rows for the images of X; NaN where one could not be read."""
+        store = self._read_again(X)
+        rows = self._sweep(store, function())
+        _warn_about_invalid(store)
+        return store.spread(rows, np.nan)
+
     def _read_again(self, X):
         check_is_fitted(self)
         return self._read(X, known=self._format)[0]
@@ -690,17 +728,23 @@ class BaseDeepClusterer(
         return engine.sweep(objective, store, function, view=view, dtype=dtype).numpy()
 
     def _of_two_views(self, store, function, seed=0):
-        """Rows of a function of both random views of every sample: (n, 2, ...)."""
+        """Rows of a function of both random views of every sample that can be read: (n, 2, ...)."""
         views, device = self._views(), engine.device_of(self._objective())
         generator = torch.Generator().manual_seed(seed)
-        tables = views.draw(len(store), store.shape, generator, device)
+        places = torch.from_numpy(store.places).to(device)
+        tables = views.draw(store.n_images, store.shape, generator, device)
         own = callable(self._fitted_with["augment"])  # may draw from the global generator
         with engine.private_rng(seed, device) if own else contextlib.nullcontext():
-            return self._sweep(
+            both = self._sweep(
                 store,
                 lambda drawn: torch.stack([function(view) for view in drawn], dim=1),
-                lambda batch, index: views(batch, tables, index),
+                lambda batch, index: views(batch, tables, places[index]),
             )
+        _warn_about_invalid(store)
+        both = np.delete(store.spread(both, np.nan), list(store.invalid), axis=0)
+        if not len(both):
+            raise none_could_be_read(store.invalid)
+        return both
 
     def _project(self, X, seed):
         """Embeddings and soft assignments of two random views of every sample: (n, 2, d + k)."""
@@ -763,6 +807,18 @@ def _load_backbone(backbone, weights):
             f"the network to start from does not fit {type(backbone).__name__} for these images: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+
+def _warn_about_invalid(store):
+    if not store.invalid:
+        return
+    some = [reason for _, reason in sorted(store.invalid.items())[:3]]
+    warnings.warn(
+        f"{len(store.invalid)} of {store.n_images} images could not be read: {'; '.join(some)}"
+        + ("; ..." if len(store.invalid) > 3 else ""),
+        ImageReadWarning,
+        stacklevel=4,
+    )
 
 
 def _feature_width(backbone, shape):

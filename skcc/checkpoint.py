@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from torch import Tensor
 
 _VERSION = 1
 _SECONDS = 20.0
+_PART = 2**24  # bytes of samples that are looked at together
 
 
 def fingerprint(samples: Tensor) -> str:
@@ -32,7 +34,8 @@ def fingerprint(samples: Tensor) -> str:
         Differs if a value, the order, the shape or the type differs.
     """
     digest = hashlib.blake2b(f"{samples.dtype} {tuple(samples.shape)}".encode(), digest_size=16)
-    for part in samples.split(4096):
+    # In parts of one size in bytes: the samples may be a file, mapped, larger than memory.
+    for part in samples.split(max(1, _PART * len(samples) // max(1, samples.nbytes))):
         digest.update(part.cpu().contiguous().numpy())
     return digest.hexdigest()
 
@@ -51,7 +54,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     file : BinaryIO
         To be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(partial, "wb") as file:
             yield file

@@ -3,34 +3,40 @@
 Images end up as uint8 of shape (n, height, width, channels): the user's own array where it is
 that already, a new one otherwise; never a float copy of the set. Vectors end up standardised in
 float32. `Format` is what `fit` learned about its samples and what later ones must match. This
-file knows no views, networks or methods.
+file knows no views, networks or methods, and leaves names to `sources` and pixels to `decoding`.
 """
 
 import contextlib
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.utils.validation import check_array
 from torch import Tensor
 
+from skcc.decoding import ImageReadError, ImageReadWarning
+from skcc.files import Decoder, common_shape, guessed_shape
+from skcc.sources import DatasetImages, image_files, resolve
+from skcc.stores import HostStore, SourceStore, Store, tensor_of
+
+__all__ = [
+    "Format",
+    "HostStore",
+    "ImageReadError",
+    "ImageReadWarning",
+    "SourceStore",
+    "Store",
+    "holds_sources",
+    "image_files",
+    "is_table",
+    "read",
+    "resolve",
+]
 CHANNELS = (1, 2, 3, 4)  # what an axis of channels is recognised by
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
 _CHUNK = 2**20  # numbers that are converted at a time
-_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
-_given_images = threading.Lock()  # Pillow loads pixels and EXIF of an image when first asked
-_GRAY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
-
-
-class ImageReadError(OSError, ValueError):
-    """An image file is missing or cannot be decoded; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -69,213 +75,6 @@ class Format:
         return int(np.prod(self.shape))
 
 
-class Store:
-    """Samples that are held once, and handed out in batches.
-
-    Parameters
-    ----------
-    samples : Tensor of shape (n, h, w, c) and dtype uint8, or (n, d) and dtype float32
-        Read, never written.
-    """
-
-    def __init__(self, samples: Tensor):
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return tuple(self.samples.shape[1:])
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are."""
-        return self.samples.device
-
-    def to(self, device: torch.device) -> "Store":
-        """The same samples on a device.
-
-        Parameters
-        ----------
-        device : torch.device
-            Where batches are needed.
-
-        Returns
-        -------
-        store : Store
-            Itself if the samples are there already; a `HostStore` if they would fill more than
-            two fifths of the memory that is free on a CUDA device.
-        """
-        if self.samples.device == device:
-            return self
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if self.samples.nbytes > RESIDENT_SHARE * free:
-                return HostStore(self.samples)
-        return Store(self.samples.to(device))
-
-    def batch(self, index: Tensor) -> Tensor:
-        """Some samples.
-
-        Parameters
-        ----------
-        index : Tensor of shape (b,)
-            Which, on the device of the samples.
-
-        Returns
-        -------
-        batch : Tensor of shape (b, ...)
-            A copy.
-        """
-        return self.samples.index_select(0, index)
-
-    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
-        """Hand out batches for training.
-
-        Parameters
-        ----------
-        order : sequence of Tensor of shape (b,)
-            Indices of the samples of each batch, on the CPU.
-
-        device : torch.device
-            Where batches are needed.
-
-        Yields
-        ------
-        index : Tensor of shape (b,)
-            Which samples these are, on the device.
-
-        batch : Tensor of shape (b, ...)
-            The samples, on the device.
-        """
-        for index in torch.stack(tuple(order)).to(device):
-            yield index, self.batch(index)
-
-    def sweep(
-        self, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
-    ) -> Iterator[Tensor]:
-        """Apply a function to all samples, in order, in batches of one fixed size.
-
-        The last batch is filled up with its own last sample, so that what a sample gives does
-        not depend on how many others come along.
-
-        Parameters
-        ----------
-        function : callable
-            From a batch and the indices of its samples to a tensor with one row per sample.
-
-        batch_size : int
-            Samples per call.
-
-        Yields
-        ------
-        rows : Tensor of shape (b, ...)
-            Results for the next `batch_size` samples, or for those that are left.
-        """
-        for start in range(0, len(self), batch_size):
-            index = torch.arange(start, start + batch_size, device=self.device)
-            index = index.clamp_max(len(self) - 1)
-            rows = function(self.batch(index), index)
-            yield rows[: len(self) - start]
-
-
-class HostStore(Store):
-    """Samples that stay on the host, and are sent to a CUDA device batch by batch.
-
-    Parameters
-    ----------
-    samples : Tensor of shape (n, ...)
-        On the CPU.
-    """
-
-    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
-        # Each batch is on its way, on a stream of its own, while the one before is in use.
-        copying = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-        def send(index):
-            both = index, self.batch(index)
-            if copying is None:
-                return both, None
-            with torch.cuda.stream(copying):
-                both = tuple(t.pin_memory().to(device, non_blocking=True) for t in both)
-                return both, copying.record_event()
-
-        on_its_way = None
-        for index in order:
-            ready, on_its_way = on_its_way, send(index)
-            if ready is not None:
-                yield _arrived(*ready)
-        yield _arrived(*on_its_way)
-
-
-def _arrived(both, sent):
-    """What was sent, once the stream in use has been told to wait for it alone."""
-    if sent is not None:
-        current = torch.cuda.current_stream()
-        current.wait_event(sent)
-        for tensor in both:
-            tensor.record_stream(current)
-    return both
-
-
-class SourceStore(Store):
-    """Files or PIL images that are decoded batch by batch, so that memory does not grow with them.
-
-    Parameters
-    ----------
-    sources : sequence of str, Path or PIL.Image.Image
-        The images.
-
-    shape : tuple of (int, int, int)
-        Height, width and channels to which they are brought.
-
-    n_jobs : int or None
-        Threads that decode.
-    """
-
-    def __init__(self, sources, shape: tuple[int, ...], n_jobs: int | None):
-        self.sources, self._shape, self.n_jobs = sources, shape, n_jobs
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self._shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are."""
-        return torch.device("cpu")
-
-    def to(self, device: torch.device) -> Store:
-        return self.read().to(device)
-
-    def read(self) -> Store:
-        """Decode all of them.
-
-        Returns
-        -------
-        store : Store
-            Holds them.
-        """
-        return Store(self._decoded(range(len(self))))
-
-    def batch(self, index: Tensor) -> Tensor:
-        once, back = index.unique(return_inverse=True)
-        return self._decoded(once.tolist())[back]
-
-    def _decoded(self, index):
-        pixels = np.empty((len(index), *self.shape), dtype=np.uint8)
-        Parallel(n_jobs=self.n_jobs, backend="threading")(
-            delayed(_decode)(self.sources[i], pixels[at]) for at, i in enumerate(index)
-        )
-        return torch.from_numpy(pixels)
-
-
 # -- what kind of thing X is ----------------------------------------------------------------
 
 
@@ -286,12 +85,14 @@ def read(
     side: Callable[[int], int] | None = None,
     known: Format | None = None,
     n_jobs: int | None = None,
+    cache_dir: str | Path | None = None,
+    on_error: str = "raise",
 ) -> tuple[Store, Format]:
     """Read whatever holds images or vectors.
 
     Parameters
     ----------
-    X : array, tensor, path, or list of arrays, tensors, paths or PIL images
+    X : array, tensor, path, pattern, data set, or list of arrays, paths or PIL images
         See `skcc.ContrastiveClustering.fit`.
 
     image_shape : tuple of int, default=None
@@ -308,10 +109,17 @@ def read(
     n_jobs : int, default=None
         Threads that decode files; None means 1 and -1 means all cores.
 
+    cache_dir : str or Path, default=None
+        Folder of decoded images, filled when fitting and looked into afterwards. None decodes into
+        memory.
+
+    on_error : {"raise", "warn"}, default="raise"
+        Whether an image that cannot be read is an error, or is listed in ``store.invalid``.
+
     Returns
     -------
     store : Store
-        The samples; after `fit`, files and PIL images wait to be decoded.
+        The samples; after `fit`, what is not in memory waits to be read.
 
     fmt : Format
         `known` if given, otherwise what these samples are like.
@@ -323,18 +131,29 @@ def read(
 
     TypeError
         If X is sparse or holds objects that are no images.
+
+    ImageReadError
+        If an image cannot be read and `on_error` is "raise", or if none can.
     """
-    X = _as_sequence(X)
+    X = _as_sequence(resolve(X))
     if isinstance(X, Tensor):
         return _read_tensor(X, image_shape, known)
     if _holds_sources(X):
         _demand_images(known)
         if known is None:
-            shape = _common_shape(X, side or (lambda short: short), n_jobs)
-            return SourceStore(X, shape, n_jobs).read(), Format(shape)
-        _demand_readable(X, known)
-        return SourceStore(X, known.shape, n_jobs), known
-    return _read_array(X, image_shape, known)
+            how = {"n_jobs": n_jobs, "cache_dir": cache_dir, "on_error": on_error}
+            return _read_files(X, side or (lambda short: short), **how)
+        _demand_readable(X, known, on_error)
+        reader, fmt = Decoder(X, n_jobs), known
+    elif _is_lazy(X):
+        fmt = _lazy_format(X, image_shape, known)
+        reader = _Slices(X, image_shape, fmt)
+    else:
+        return _read_array(X, image_shape, known)
+    store = SourceStore(reader, fmt.shape, on_error)
+    if known is None:
+        return store.read(cache_dir), fmt
+    return (cache_dir and store.cached(cache_dir)) or store, fmt
 
 
 def is_table(X) -> bool:
@@ -375,7 +194,7 @@ def holds_sources(X) -> bool:
     TypeError
         If paths or images are mixed with other things.
     """
-    if isinstance(X, (str, Path)):
+    if isinstance(X, (str, Path, DatasetImages)):
         return True
     if isinstance(X, (list, tuple)):  # looked at as it is: stacking arrays is for `read`
         return _holds_sources(X)
@@ -390,9 +209,7 @@ def _is_column_of_paths(X):
 
 
 def _as_sequence(X):
-    """Unwrap what only needs unwrapping: folders, columns of tables, lists of tensors."""
-    if isinstance(X, (str, Path)):
-        return image_files(X)
+    """Unwrap what only needs unwrapping: columns of tables, lists of tensors."""
     if isinstance(X, Tensor):
         return X.detach()
     if isinstance(X, (list, tuple)) and len(X):
@@ -424,6 +241,8 @@ def _stack(arrays):
 
 def _holds_sources(X):
     """Whether X is a sequence of paths or PIL images."""
+    if isinstance(X, DatasetImages):
+        return True
     if isinstance(X, np.ndarray) and (X.ndim != 1 or X.dtype.kind not in "OUT"):
         return False
     if not isinstance(X, (list, tuple, np.ndarray)) or len(X) == 0:
@@ -452,7 +271,7 @@ def _read_array(X, image_shape, known):
     elif not rows and (fmt.low, fmt.high) == (0.0, 1.0):
         _range(images, rows)  # for its errors
     _demand_shape(images.shape[1:], fmt)
-    return Store(_tensor(_to_uint8(images, fmt))), fmt
+    return Store(tensor_of(_to_uint8(images, fmt))), fmt
 
 
 def _checked_array(X):
@@ -589,15 +408,6 @@ def _to_uint8(images, fmt):
     return out
 
 
-def _tensor(array):
-    """A tensor on the same memory, also where that may not be written."""
-    if any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
 def _demand_shape(shape, fmt):
     if tuple(shape) == tuple(fmt.shape):
         return
@@ -654,117 +464,115 @@ def _read_tensor(X, image_shape, known):
     return Store(X), fmt
 
 
+# -- arrays that are read in parts ----------------------------------------------------------
+
+
+def _is_lazy(X):
+    """Whether X is an array of images that should not be taken into memory as a whole."""
+    if len(getattr(X, "shape", ())) not in (3, 4):
+        return False
+    if isinstance(X, np.ndarray):
+        return isinstance(X, np.memmap) and X.dtype.kind in "iuf" and X.dtype != np.uint8
+    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not hasattr(X, "toarray")
+
+
+def _lazy_format(X, image_shape, known):
+    if len(X) == 0:
+        raise ValueError("X is empty: found 0 sample(s), wanted at least 1")
+    empty = np.empty((1, *X.shape[1:]), dtype=np.uint8)
+    return _read_array(empty, image_shape, known)[1]
+
+
+class _Slices:
+    """Reads images of a lazy array."""
+
+    def __init__(self, X, image_shape, fmt):
+        self._X, self._image_shape, self._fmt = X, image_shape, fmt
+        self._step = max(1, _CHUNK // fmt.n_features)
+
+    def __len__(self):
+        return len(self._X)
+
+    def identity(self):
+        return None
+
+    def into(self, index, out):
+        failures = {}
+        for start in range(0, len(index), self._step):
+            part = index[start : start + self._step]
+            images = self._part(part, failures)
+            store, _ = _read_array(images, self._image_shape, self._fmt)
+            out[start : start + len(part)] = store.samples.numpy()
+        return failures
+
+    def _part(self, index, failures):
+        """Images of some indices, in order; what cannot be read is black, and noted."""
+        if index[-1] - index[0] + 1 == len(index):
+            # What fails is the user's code; the lines below find out where.
+            with contextlib.suppress(Exception):
+                return _rows(self._X, index[0], index[-1] + 1)
+        rows = [self._row(i, failures) for i in index]
+        black = next((np.zeros_like(row) for row in rows if row is not None), None)
+        if black is None:
+            black = np.zeros(self._X.shape[1:], dtype=np.uint8)
+        return np.stack([black if row is None else row for row in rows])
+
+    def _row(self, i, failures):
+        try:
+            return _rows(self._X, i, i + 1)[0]
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            failures[i] = ImageReadError(f"image {i} of X cannot be read: {reason}")
+            failures[i].__cause__ = error
+            return None
+
+
+def _rows(X, start, stop):
+    """A part of a lazy array, by a slice or by the tuples that scikit-learn indexes with."""
+    try:
+        part = X[start:stop]
+    except (TypeError, IndexError) as error:
+        try:
+            part = X[np.arange(start, stop), ...]
+        except Exception:
+            raise error from None
+    if isinstance(part, Tensor):
+        return part.detach().cpu().numpy()
+    if isinstance(part, (np.ndarray, list)) or hasattr(part, "__array__"):
+        rows = np.asarray(part)
+    else:  # again something lazy
+        rows = np.stack([np.asarray(part[i]) for i in range(len(part))])
+    if rows.shape != (stop - start, *X.shape[1:]):
+        raise ValueError(
+            f"X says that its shape is {tuple(X.shape)}, but X[{start}:{stop}] has {rows.shape}"
+        )
+    return rows
+
+
 # -- files and PIL images -------------------------------------------------------------------
 
 
-def image_files(root) -> list[Path]:
-    """All image files below a folder, sorted by path.
-
-    Parameters
-    ----------
-    root : str or Path
-        The folder.
-
-    Returns
-    -------
-    files : list of Path
-        Files whose suffix is that of an image format.
-
-    Raises
-    ------
-    ImageReadError
-        If there is no such folder.
-
-    ValueError
-        If it holds no image files.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ImageReadError(f"{root} is not a folder")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ValueError(f"{root} holds no image files ({', '.join(IMAGE_SUFFIXES)})")
-    return files
+def _read_files(sources, side, *, n_jobs, cache_dir, on_error):
+    guess = None if cache_dir else guessed_shape(sources, side, n_jobs=n_jobs)
+    if guess:
+        reader = Decoder(sources, n_jobs)
+        store = SourceStore(reader, guess, on_error).read()
+        if reader.shape(side) == guess:
+            return store, Format(guess)
+        del store  # before another one is made
+    shape = common_shape(sources, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
+    return SourceStore(Decoder(sources, n_jobs), shape, on_error).read(cache_dir), Format(shape)
 
 
-def _demand_readable(sources, known):
+def _demand_readable(sources, known, on_error):
     """Find early what would fail late."""
     if known.shape[2] not in (1, 3):
         raise ValueError(
             f"the estimator was fitted on images with {known.shape[2]} channels; paths and PIL "
             "images have 1 or 3"
         )
+    if on_error == "warn" or isinstance(sources, DatasetImages):
+        return
     for source in sources:
         if not isinstance(source, Image.Image) and not Path(source).is_file():
             raise ImageReadError(f"no such file: {source}")
-
-
-@contextlib.contextmanager
-def _opened(source):
-    """A PIL image of a path or PIL image; what fails while it is open names the source."""
-    if isinstance(source, Image.Image):
-        with _given_images:
-            yield source
-        return
-    try:
-        with Image.open(source) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise ImageReadError(f"no such file: {source}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageReadError(f"cannot read {source} as an image: {error}") from error
-
-
-def _header(source):
-    """Size when upright, and whether there is colour."""
-    with _opened(source) as image:
-        size = image.size
-        if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
-            size = size[::-1]
-        return size, _has_colour(image)
-
-
-def _has_colour(image):
-    return image.mode not in _GRAY_MODES
-
-
-def _common_shape(sources, side, n_jobs):
-    headers = Parallel(n_jobs=n_jobs, backend="threading")(delayed(_header)(s) for s in sources)
-    sizes = {size for size, _ in headers}
-    channels = 3 if any(colour for _, colour in headers) else 1
-    short = int(np.median([min(size) for size, _ in headers]))
-    stored = max(1, min(short, side(short)))
-    if len(sizes) == 1:
-        width, height = sizes.pop()
-        if min(width, height) <= stored:
-            return height, width, channels
-        factor = stored / min(width, height)
-        return max(1, round(height * factor)), max(1, round(width * factor)), channels
-    return stored, stored, channels
-
-
-def _decode(source, out):
-    """Decode, turn upright, flatten onto white, convert, and fit one image into `out`."""
-    height, width, channels = out.shape
-    with _opened(source) as image:
-        if image is not source:
-            image.draft(None, (2 * width, 2 * height))  # a JPEG decodes to half size in no time
-        image = ImageOps.exif_transpose(image)
-        image = _convert(image, "L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        out[...] = np.asarray(image).reshape(out.shape)
-
-
-def _convert(image, mode):
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.float32) / 257  # 16 bits to 8
-        image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.asarray(image)
-        top = 255 if values.max(initial=0) > 1 else 1
-        image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == mode else image.convert(mode)

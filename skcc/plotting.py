@@ -58,7 +58,13 @@ class ClusterGridDisplay:
         p = estimator.predict_proba(X)
         if estimator.image_shape_ is None:
             raise ValueError("ClusterGridDisplay shows images; the estimator was fitted on vectors")
-        store, _ = data.read(X, image_shape=estimator.image_shape_, n_jobs=estimator.n_jobs)
+        store, _ = data.read(
+            X,
+            image_shape=estimator.image_shape_,
+            n_jobs=estimator.n_jobs,
+            on_error=estimator.on_error,
+        )
+        p = p[store.places]
         labels, confidence = p.argmax(axis=1), p.max(axis=1)
         images, sizes = [], []
         for cluster in range(p.shape[1]):

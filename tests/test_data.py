@@ -225,11 +225,11 @@ def test_a_sweep_keeps_order_and_calls_with_one_size():
 
 
 def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch):
-    from skcc import data
+    from skcc import decoding
 
     decoded = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda s, out: decoded.append(s) or decode(s, out))
+    decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda s, out: decoded.append(s) or decode(s, out))
     _, fmt = read(files)
     assert decoded == files
     store, same = read(files, known=fmt)
@@ -255,9 +255,152 @@ def test_telling_files_from_arrays_copies_no_array(files, colours, monkeypatch):
 
 
 def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
-    from skcc import data
+    from skcc import decoding
 
     _, fmt = read(files)
-    monkeypatch.setattr(data, "_decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     with pytest.raises(ImageReadError, match=r"no such file: missing\.png"):
         read([*files, "missing.png"], known=fmt)
+
+
+# -- arrays that are read in parts ----------------------------------------------------------
+
+
+class Lazy:
+    """Indexing with scikit-learn's tuples gives another lazy view; images are read one by one."""
+
+    def __init__(self, base, index=None, reads=None):
+        self.base, self.reads = base, [] if reads is None else reads
+        self.index = np.arange(len(base)) if index is None else index
+
+    @property
+    def shape(self):
+        return (len(self.index), *self.base.shape[1:])
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, key):
+        if isinstance(key, (int, np.integer)):
+            self.reads.append(int(self.index[key]))
+            return self.base[self.index[key]]
+        if isinstance(key, tuple):
+            assert key[1] is Ellipsis
+            key = key[0]
+        return Lazy(self.base, self.index[key], self.reads)
+
+
+class Sliced(Lazy):
+    """Slices are arrays, as in h5py; scikit-learn's tuples are unknown."""
+
+    def __getitem__(self, key):
+        assert isinstance(key, slice)
+        self.reads += range(*key.indices(len(self)))
+        return self.base[key]
+
+
+class Tupled(Lazy):
+    """Nothing but scikit-learn's tuples."""
+
+    def __getitem__(self, key):
+        if not isinstance(key, tuple):
+            raise TypeError("tuples only")
+        self.reads += list(key[0])
+        return self.base[key]
+
+
+@pytest.mark.parametrize("cls", [Lazy, Sliced, Tupled])
+def test_lazy_arrays_are_read_once_in_fit_and_batch_by_batch_afterwards(cls, colours, tmp_path):
+    for base in (colours, colours / 255, colours.transpose(0, 3, 1, 2), colours[..., 0]):
+        X = cls(base)
+        store, fmt = read(X)
+        np.testing.assert_array_equal(store.samples, stored(base))
+        assert X.reads == list(range(60))
+        np.testing.assert_array_equal(read(X, cache_dir=tmp_path)[0].samples, stored(base))
+        assert list(tmp_path.iterdir()) == []
+        X.reads.clear()
+        later, _ = read(X, known=fmt)
+        assert X.reads == []
+        np.testing.assert_array_equal(later.batch(torch.arange(10, 20)), stored(base)[10:20])
+        assert X.reads == list(range(10, 20)), "no more than is needed"
+
+
+def test_lazy_arrays_are_checked_as_others_are(colours):
+    for wrong, message in (
+        (colours / 1.0, r"\[0, 1\]"),
+        (colours * np.nan, "NaN"),
+        (colours[:0], "0 sample"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(Lazy(wrong))
+    _, fmt = read(Lazy(colours))
+    with pytest.raises(ValueError, match=r"\(5, 10, 3\).*\(12, 10, 3\)"):
+        read(Lazy(colours[:, :5]), known=fmt)
+
+    class Liar(Sliced):
+        shape = property(lambda self: (60, 12, 10, 1))
+
+    with pytest.raises(ImageReadError, match=r"X says that its shape is .*, but X\[0:1\] has"):
+        read(Liar(colours))
+
+
+def test_a_large_lazy_array_is_not_held_as_a_whole():
+    import tracemalloc
+
+    class Large(Sliced):
+        def __init__(self):
+            self.reads = []
+
+        shape = property(lambda self: (20000, 50, 50))
+
+        def __len__(self):
+            return 20000
+
+        def __getitem__(self, key):
+            return np.zeros((key.stop - key.start, 50, 50), np.float32)
+
+    tracemalloc.start()
+    store, _ = read(Large(), known=Format((50, 50, 1)))
+    for _ in store.sweep(lambda batch, index: batch[:, 0], 128):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.2 * 20000 * 50 * 50
+
+
+def test_mapped_arrays_of_bytes_are_not_copied(tmp_path, colours):
+    X = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, colours.shape)
+    X[:] = colours
+    for part in (X, X[3:], X[..., 0], X.transpose(0, 3, 1, 2)):
+        assert np.shares_memory(read(part)[0].samples.numpy(), X)
+    floats = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, colours.shape)
+    floats[:] = colours / 255
+    store, fmt = read(floats)
+    np.testing.assert_array_equal(store.samples, colours)
+    later, _ = read(floats, known=fmt)
+    np.testing.assert_array_equal(later.batch(torch.tensor([9, 2])), colours[[9, 2]])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:batches of")
+def test_estimators_know_what_these_are(colours, files, tmp_path):
+    from sklearn.model_selection import cross_val_score
+
+    from skcc import ContrastiveClustering
+
+    np.save(tmp_path / "x.npy", colours)
+    pictures = [(Image.fromarray(c), 1) for c in colours]
+    model = ContrastiveClustering(2, max_epochs=1, random_state=0, device="cpu")
+    expected = model.fit(colours).labels_
+    for X, n_features in (
+        (Lazy(colours), 360),
+        (tmp_path / "x.npy", 360),
+        (torch.utils.data.TensorDataset(torch.from_numpy(colours)), 360),
+        (pictures, 1),
+    ):
+        np.testing.assert_array_equal(model.fit(X).labels_, expected)
+        np.testing.assert_array_equal(model.predict(X), expected)
+        assert model.n_features_in_ == n_features
+        assert model.invalid_ == []
+    assert model.fit(f"{files[0].parent}/*.png").labels_.shape == (6,)
+    assert len(cross_val_score(model, Lazy(colours), cv=2)) == 2
+    assert len(cross_val_score(model, np.array(files, dtype=str), cv=2)) == 2

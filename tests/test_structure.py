@@ -10,9 +10,12 @@ import skcc
 ROOT = Path(skcc.__file__).parent
 # From the ground up; a file may import only from lower storeys.
 STOREYS = [
-    {"losses", "backbones", "augment", "data", "metrics", "checkpoint", "parameters", "callbacks"}
-    | {"_version"},
-    {"objective", "datasets", "defaults", "persistence", "records", "outputs"},
+    {"losses", "backbones", "augment", "decoding", "metrics", "checkpoint", "parameters"}
+    | {"callbacks", "_version"},
+    {"objective", "persistence", "cache", "sources", "records", "outputs"},
+    {"files", "stores"},
+    {"data"},
+    {"datasets", "defaults"},
     {"engine"},
     {"base"},
     {"methods.contrastive", "methods.twin", "similarity"},

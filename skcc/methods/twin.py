@@ -474,6 +474,14 @@ class TwinContrastClustering(BaseDeepClusterer):
     n_jobs : int, default=None
         Threads that decode image files. None means 1, -1 all cores.
 
+    cache_dir : str or Path, default=None
+        Folder in which `fit` keeps decoded images, mapped into memory: for sets that memory does
+        not hold, and for a quick start with the same files later. None decodes into memory.
+
+    on_error : {"raise", "warn"}, default="raise"
+        What an image does that cannot be read: end with an error that names it, or be listed in
+        `invalid_` and get the label -1.
+
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, views and batch order. An int makes runs repeatable.
 
@@ -483,7 +491,11 @@ class TwinContrastClustering(BaseDeepClusterer):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each training image. Clusters are numbered by size, the largest is 0.
+        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
+        that could not be read have -1.
+
+    invalid_ : list of (int, str)
+        Index and reason of each training image that could not be read.
 
     n_iter_ : int
         Epochs of training.
@@ -589,6 +601,8 @@ class TwinContrastClustering(BaseDeepClusterer):
         device="auto",
         precision="auto",
         n_jobs=None,
+        cache_dir=None,
+        on_error="raise",
         random_state=None,
         verbose=0,
     ):
@@ -628,6 +642,8 @@ class TwinContrastClustering(BaseDeepClusterer):
         self.device = device
         self.precision = precision
         self.n_jobs = n_jobs
+        self.cache_dir = cache_dir
+        self.on_error = on_error
         self.random_state = random_state
         self.verbose = verbose
 

@@ -1,0 +1,376 @@
+"""Samples, held once or read when they are needed, and handed out in batches.
+
+A store knows which images of X are not among its samples because they could not be read. It knows
+neither what X was nor what becomes of a batch.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skcc import cache, decoding
+
+RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
+_BLOCK = 2**22  # bytes of pixels that are made at a time, if 64 images fill no more
+
+
+class Store:
+    """Samples that are held once, and handed out in batches.
+
+    Parameters
+    ----------
+    samples : Tensor of shape (n, h, w, c) and dtype uint8, or (n, d) and dtype float32
+        Read, never written.
+
+    invalid : dict of int to str, default=None
+        Images of X that could not be read, and why; they are not among the samples.
+    """
+
+    def __init__(self, samples: Tensor, invalid: Mapping[int, str] | None = None):
+        self.samples = samples
+        self.invalid = dict(invalid or {})
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.samples.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.samples.device
+
+    def to(self, device: torch.device) -> "Store":
+        """The same samples on a device.
+
+        Parameters
+        ----------
+        device : torch.device
+            Where batches are needed.
+
+        Returns
+        -------
+        store : Store
+            Itself if the samples are there already; a `HostStore` if they would fill more than
+            two fifths of the memory that is free on a CUDA device.
+        """
+        if self.samples.device == device:
+            return self
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.samples.nbytes > RESIDENT_SHARE * free:
+                return HostStore(self.samples, self.invalid)
+        return Store(self.samples.to(device), self.invalid)
+
+    @property
+    def n_images(self) -> int:
+        """Images of X, whether they could be read or not."""
+        return len(self) + len(self.invalid)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Which image of X each sample is."""
+        places = np.arange(self.n_images)
+        return np.delete(places, list(self.invalid)) if self.invalid else places
+
+    def spread(self, rows: np.ndarray, fill: float) -> np.ndarray:
+        """Results for samples as results for X.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, ...)
+            One per sample.
+
+        fill : float
+            What images get that could not be read.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_X, ...)
+            One per image of X.
+        """
+        if not self.invalid:
+            return rows
+        whole = np.full((self.n_images, *rows.shape[1:]), fill, rows.dtype)
+        whole[self.places] = rows
+        return whole
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Some samples.
+
+        Parameters
+        ----------
+        index : Tensor of shape (b,)
+            Which, on the device of the samples.
+
+        Returns
+        -------
+        batch : Tensor of shape (b, ...)
+            A copy.
+        """
+        return self.samples.index_select(0, index)
+
+    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
+        """Hand out batches for training.
+
+        Parameters
+        ----------
+        order : sequence of Tensor of shape (b,)
+            Indices of the samples of each batch, on the CPU.
+
+        device : torch.device
+            Where batches are needed.
+
+        Yields
+        ------
+        index : Tensor of shape (b,)
+            Which samples these are, on the device.
+
+        batch : Tensor of shape (b, ...)
+            The samples, on the device.
+        """
+        for index in torch.stack(tuple(order)).to(device):
+            yield index, self.batch(index)
+
+    def sweep(
+        self, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
+    ) -> Iterator[Tensor]:
+        """Apply a function to all samples, in order, in batches of one fixed size.
+
+        The last batch is filled up with its own last sample, so that what a sample gives does
+        not depend on how many others come along.
+
+        Parameters
+        ----------
+        function : callable
+            From a batch and the indices of its samples to a tensor with one row per sample.
+
+        batch_size : int
+            Samples per call.
+
+        Yields
+        ------
+        rows : Tensor of shape (b, ...)
+            Results for the next `batch_size` samples, or for those that are left.
+        """
+        for start in range(0, len(self), batch_size):
+            index = torch.arange(start, start + batch_size, device=self.device)
+            index = index.clamp_max(len(self) - 1)
+            rows = function(self.batch(index), index)
+            yield rows[: len(self) - start]
+
+
+class HostStore(Store):
+    """Samples that stay on the host, and are sent to a CUDA device batch by batch.
+
+    Parameters
+    ----------
+    samples : Tensor of shape (n, ...)
+        On the CPU.
+    """
+
+    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
+        # Each batch is on its way, on a stream of its own, while the one before is in use.
+        copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+        def send(index):
+            both = index, self.batch(index)
+            if copying is None:
+                return both, None
+            with torch.cuda.stream(copying):
+                both = tuple(t.pin_memory().to(device, non_blocking=True) for t in both)
+                return both, copying.record_event()
+
+        on_its_way = None
+        for index in order:
+            ready, on_its_way = on_its_way, send(index)
+            if ready is not None:
+                yield _arrived(*ready)
+        yield _arrived(*on_its_way)
+
+
+def _arrived(both, sent):
+    """What was sent, once the stream in use has been told to wait for it alone."""
+    if sent is not None:
+        current = torch.cuda.current_stream()
+        current.wait_event(sent)
+        for tensor in both:
+            tensor.record_stream(current)
+    return both
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A tensor on the same memory, also where that may not be written.
+
+    Parameters
+    ----------
+    array : ndarray
+        Copied only if it runs backwards.
+
+    Returns
+    -------
+    tensor : Tensor
+        To be read only.
+    """
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+class SourceStore(Store):
+    """Samples that are read batch by batch, so that memory does not grow with them.
+
+    What cannot be read is black, and listed in `invalid` from then on.
+
+    Parameters
+    ----------
+    reader : object
+        Has ``__len__``, ``into(index, out)``, which fills rows of an array and returns the failures
+        by index, and ``identity()`` as in `skcc.sources.identity`.
+
+    shape : tuple of int
+        Shape of one sample.
+
+    on_error : {"raise", "warn"}
+        Whether the first failure is raised, or all are noted.
+    """
+
+    def __init__(self, reader, shape: tuple[int, ...], on_error: str):
+        self._reader, self._shape, self._on_error = reader, tuple(shape), on_error
+        self.invalid: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self._shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return torch.device("cpu")
+
+    @property
+    def n_images(self) -> int:
+        """Images of X, whether they could be read or not."""
+        return len(self)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Which image of X each sample is."""
+        return np.arange(len(self))
+
+    def spread(self, rows: np.ndarray, fill: float) -> np.ndarray:
+        rows[list(self.invalid)] = fill
+        return rows
+
+    def to(self, device: torch.device) -> Store:
+        return self.read().to(device)
+
+    def batch(self, index: Tensor) -> Tensor:
+        once, back = index.unique(return_inverse=True)
+        return torch.from_numpy(self._pixels(once.tolist()))[back]
+
+    def read(self, cache_dir: str | Path | None = None) -> Store:
+        """Read all of them.
+
+        Parameters
+        ----------
+        cache_dir : str or Path, default=None
+            Folder where they are kept. None keeps them in memory.
+
+        Returns
+        -------
+        store : Store
+            Holds those that could be read.
+
+        Raises
+        ------
+        ImageReadError
+            If one cannot be read and that is not allowed, or if none can.
+
+        OSError
+            If the folder cannot be written to.
+        """
+        if cache_dir is None:
+            samples = np.empty((len(self), *self.shape), dtype=np.uint8)
+            filled = 0
+            for block in self._blocks():
+                samples[filled : filled + len(block)] = block
+                filled += len(block)
+            return Store(torch.from_numpy(samples[:filled]), self.invalid)
+        found = self.cached(cache_dir)
+        if found is not None:
+            return found
+        self.invalid.clear()
+        named = self._file(cache_dir)
+        if named is None:
+            pixels = cache.nameless_pixels(Path(cache_dir), self._blocks)
+        else:
+            pixels = cache.save_pixels(
+                *named, self._blocks, self.invalid, lambda: self._file(cache_dir) == named
+            )
+        return Store(tensor_of(pixels), self.invalid)
+
+    def cached(self, cache_dir: str | Path) -> Store | None:
+        """All of them, if a folder holds them as they are now.
+
+        Parameters
+        ----------
+        cache_dir : str or Path
+            The folder.
+
+        Returns
+        -------
+        store : Store or None
+            Holds those that could be read. None also if an image can be read today that could not
+            be when the file was written.
+        """
+        named = self._file(cache_dir)
+        found = None if named is None else cache.load_pixels(*named)
+        if found is None:
+            return None
+        pixels, invalid = found
+        if pixels.shape[1:] != self.shape or len(pixels) + len(invalid) != len(self):
+            return None
+        self._pixels(list(invalid))
+        return Store(tensor_of(pixels), invalid) if self.invalid.keys() == invalid.keys() else None
+
+    def _file(self, cache_dir):
+        """Name of the file in the cache, and what must have gone into it."""
+        names = self._reader.identity()
+        if names is None:
+            return None
+        shape = "x".join(map(str, self.shape))
+        return Path(cache_dir) / f"{names[0]}-{shape}.pixels", f"{decoding.version()} {names[1]}"
+
+    def _pixels(self, index):
+        pixels = np.zeros((len(index), *self.shape), dtype=np.uint8)
+        failures = self._reader.into(index, pixels)
+        if failures and self._on_error == "raise":
+            raise failures[min(failures)]
+        self.invalid |= {i: str(error) for i, error in failures.items()}
+        return pixels
+
+    def _blocks(self):
+        """Pixels of those that can be read, in order."""
+        self.invalid.clear()
+        step = min(4096, max(64, _BLOCK // int(np.prod(self.shape))))
+        for start in range(0, len(self), step):
+            index = range(start, min(len(self), start + step))
+            pixels = self._pixels(index)
+            good = [at for at, i in enumerate(index) if i not in self.invalid]
+            yield pixels if len(good) == len(index) else pixels[good]
+        if len(self.invalid) == len(self):
+            raise decoding.none_could_be_read(self.invalid)
