@@ -192,7 +192,7 @@ def test_the_score_is_one_where_views_agree_and_zero_where_they_are_noise(shapes
 
 def test_the_score_is_that_of_scikit_learn_on_the_clusters_of_two_views(shapes):
     X = shapes[0]
-    model = quick(ContrastiveClustering, max_epochs=20).fit(X)
+    model = quick(ContrastiveClustering, n_clusters=6, max_epochs=20).fit(X)  # of three kinds
     views, n = model._views(), len(X)
     tables = views.draw(n, (16, 16, 1), torch.Generator().manual_seed(0), torch.device("cpu"))
     both = views(torch.from_numpy(X[..., None]), tables, torch.arange(n))

@@ -1,6 +1,7 @@
 """Displays."""
 
 import matplotlib
+import matplotlib.pyplot
 
 matplotlib.use("Agg")
 

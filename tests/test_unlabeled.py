@@ -165,7 +165,7 @@ def test_resumed_is_as_uninterrupted(cls, shapes, tmp_path):
         (np.zeros((1, 16, 16), np.uint8), ValueError, "unlabeled holds 1 sample"),
         (np.full((9, 16, 16), np.nan), ValueError, "unlabeled: Input contains NaN"),
         ([], ValueError, "unlabeled: "),
-        ("no such folder", OSError, "unlabeled: no such folder is not a folder"),
+        ("no such folder", OSError, "unlabeled: no such folder is not there"),
     ],
 )
 def test_unfit_ones_are_refused_before_training(shapes, unlabeled, error, message):
