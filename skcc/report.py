@@ -410,12 +410,13 @@ def _clusters(clustering, rows, images, k):
             )
             if part
         ]
-        both = " both" if len(strips) == 2 else ""
+        kind = "rows both" if len(strips) == 2 else "rows"
+        shown = f'<div class="{kind}">{"".join(strips)}</div>' if strips else ""
         cards.append(
             f'<article class="cluster c{cluster}" id="cluster-{cluster}" '
             f'aria-labelledby="name-{cluster}"><header><h3 id="name-{cluster}">'
             f'<span class="chip"></span>Cluster {cluster}</h3><p>{words}</p></header>'
-            f'<div class="rows{both}">{"".join(strips)}</div></article>'
+            f"{shown}</article>"
         )
     return "\n".join(cards)
 
