@@ -20,7 +20,7 @@ _EXAMPLES = """examples:
 
 
 def _benches():
-    from skcc import quality, speed
+    from skcc import quality, speed, throughput
 
     return {
         "augment": speed.augment,
@@ -31,6 +31,7 @@ def _benches():
         "scaling": speed.scaling,
         "import": speed.import_time,
         "variants": speed.variants,
+        "decode": throughput.decode,
         "quality": quality.quality,
     }
 

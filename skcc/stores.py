@@ -174,6 +174,9 @@ class HostStore(Store):
     ----------
     samples : Tensor of shape (n, ...)
         On the CPU.
+
+    invalid : dict of int to str, default=None
+        Images of X that could not be read, and why; they are not among the samples.
     """
 
     def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:

@@ -22,7 +22,7 @@ STOREYS = [
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},
-    {"quality"},
+    {"quality", "throughput"},
     {"cli"},
     {"__main__"},
 ]
