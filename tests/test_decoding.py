@@ -274,9 +274,10 @@ def test_a_folder_of_awkward_files_is_clustered(messy):
 
     folder, rows = messy
     files = [str(file.relative_to(folder)) for file in image_files(folder)]
-    assert {r["path"] for r in rows} - set(files) == {"messy/made_here/.hidden.jpg"}
+    unknown = set() if has("avif") else OLD_PILLOW
+    assert {r["path"] for r in rows} - set(files) == {"messy/made_here/.hidden.jpg"} | unknown
     model = ContrastiveClustering(3, max_epochs=1, on_error="warn", random_state=0, device="cpu")
-    with pytest.warns(ImageReadWarning, match=r"1\d of 96 images could not be read: cannot read"):
+    with pytest.warns(ImageReadWarning, match=r"1\d of 9\d images could not be read: cannot read"):
         model.fit(folder)
     bad = {r["path"] for r in rows if r["pillow_13.0_result"] != "ok"}
     found = {files[i] for i, _ in model.invalid_}
