@@ -9,9 +9,10 @@ OLD_PACKAGES := scikit-learn==1.6.0 numpy==1.26.0 scipy==1.11.1 joblib==1.3.0 pi
 	safetensors==0.4.0 pandas==2.1.4
 # What touches scikit-learn, NumPy, SciPy, joblib, Pillow or safetensors. All methods have one face, so
 # of the second only scikit-learn's own checks are run.
-OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py tests/test_data.py \
-	tests/test_images_contract.py tests/test_metrics.py tests/test_model_selection.py \
-	tests/test_persistence.py tests/test_properties.py tests/test_report.py
+OLD_TESTS := tests/test_base.py tests/test_cache.py tests/test_callbacks.py tests/test_contract.py \
+	tests/test_data.py tests/test_decoding.py tests/test_images_contract.py tests/test_metrics.py \
+	tests/test_model_selection.py tests/test_persistence.py tests/test_properties.py \
+	tests/test_report.py tests/test_sources.py tests/test_stores.py
 
 .PHONY: demo test test-newest test-oldest test-all gpu gpu-cifar10 gpu-cifar10-short lint clean
 

@@ -38,7 +38,7 @@ _TRAINED = ("table", "augmentation", "heads", "backbones")
 
 
 def _benches():
-    from skcc import quality, speed
+    from skcc import quality, speed, throughput
 
     return {
         "augment": speed.augment,
@@ -49,6 +49,7 @@ def _benches():
         "scaling": speed.scaling,
         "import": speed.import_time,
         "variants": speed.variants,
+        "decode": throughput.decode,
         "quality": quality.quality,
     }
 

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 
 from skcc import cache, decoding
 from skcc.decoding import ImageReadError
@@ -101,7 +102,8 @@ def _source(sources, i):
 def _in_threads(function, index, n_jobs):
     """Results of a function that may raise ImageReadError, and failures by index."""
     decoding.formats()  # loaded before threads ask for them
-    size = max(1, min(_TOGETHER, len(index) // (4 * effective_n_jobs(n_jobs))))
+    threads = effective_n_jobs(n_jobs)
+    size = max(1, min(_TOGETHER, len(index) // (16 * threads)))
     pieces = [index[start : start + size] for start in range(0, len(index), size)]
 
     def work(piece):
@@ -110,11 +112,15 @@ def _in_threads(function, index, n_jobs):
             try:
                 results.append(function(i))
             except ImageReadError as error:
-                failures[i] = error
+                failures[i] = ImageReadError(str(error))  # without frames, which hold images
         return results, failures
 
     with decoding.quiet:
-        done = Parallel(n_jobs=n_jobs, backend="threading")(delayed(work)(p) for p in pieces)
+        if threads == 1:
+            done = [work(piece) for piece in pieces]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                done = list(pool.map(work, pieces))
     failures = {i: error for _, some in done for i, error in some.items()}
     return [result for results, _ in done for result in results], failures
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from skcc import cache, decoding
 
 RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
-_BLOCK = 2**22  # bytes of pixels that are made at a time, if 64 images fill no more
+_BLOCK = 2**22  # bytes of pixels on their way to a file, if 64 images fill no more
+_LARGE_BLOCK = 2**26  # bytes that are decoded into memory before failures are looked at
 
 
 class Store:
@@ -174,6 +175,9 @@ class HostStore(Store):
     ----------
     samples : Tensor of shape (n, ...)
         On the CPU.
+
+    invalid : dict of int to str, default=None
+        Images of X that could not be read, and why; they are not among the samples.
     """
 
     def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
@@ -304,11 +308,10 @@ class SourceStore(Store):
             If the folder cannot be written to.
         """
         if cache_dir is None:
-            samples = np.empty((len(self), *self.shape), dtype=np.uint8)
+            samples = np.zeros((len(self), *self.shape), dtype=np.uint8)
             filled = 0
-            for block in self._blocks():
-                samples[filled : filled + len(block)] = block
-                filled += len(block)
+            for index in self._runs(_LARGE_BLOCK):
+                filled += len(self._readable(index, samples[filled : filled + len(index)]))
             return Store(torch.from_numpy(samples[:filled]), self.invalid)
         found = self.cached(cache_dir)
         if found is not None:
@@ -357,20 +360,35 @@ class SourceStore(Store):
 
     def _pixels(self, index):
         pixels = np.zeros((len(index), *self.shape), dtype=np.uint8)
+        self._fill(pixels, index)
+        return pixels
+
+    def _fill(self, pixels, index):
         failures = self._reader.into(index, pixels)
         if failures and self._on_error == "raise":
             raise failures[min(failures)]
         self.invalid |= {i: str(error) for i, error in failures.items()}
-        return pixels
+
+    def _readable(self, index, pixels):
+        """Fill pixels with the images that can be read, without gaps; return that part."""
+        self._fill(pixels, index)
+        good = [at for at, i in enumerate(index) if i not in self.invalid]
+        for to, at in enumerate(good):
+            if to != at:
+                pixels[to] = pixels[at]
+        return pixels[: len(good)]
+
+    def _runs(self, n_bytes):
+        """All indices, in runs; an error at the end if no image could be read."""
+        self.invalid.clear()
+        step = max(64, n_bytes // int(np.prod(self.shape)))
+        for start in range(0, len(self), step):
+            yield range(start, min(len(self), start + step))
+        if len(self.invalid) == len(self):
+            raise decoding.none_could_be_read(self.invalid)
 
     def _blocks(self):
         """Pixels of those that can be read, in order."""
-        self.invalid.clear()
-        step = min(4096, max(64, _BLOCK // int(np.prod(self.shape))))
-        for start in range(0, len(self), step):
-            index = range(start, min(len(self), start + step))
-            pixels = self._pixels(index)
-            good = [at for at, i in enumerate(index) if i not in self.invalid]
-            yield pixels if len(good) == len(index) else pixels[good]
-        if len(self.invalid) == len(self):
-            raise decoding.none_could_be_read(self.invalid)
+        for index in self._runs(_BLOCK):
+            pixels = np.zeros((len(index), *self.shape), dtype=np.uint8)
+            yield self._readable(index, pixels)

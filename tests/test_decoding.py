@@ -22,6 +22,12 @@ from skcc.decoding import ImageReadError, decode, header
 SECONDS = 10  # that any file may take
 
 
+def has(feature):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # older ones do not know the question
+        return features.check(feature)
+
+
 def pixels(source, shape=(8, 8, 3)):
     out = np.full(shape, 77, np.uint8)
     decode(source, out)
@@ -137,7 +143,7 @@ def test_of_several_frames_or_pages_the_first_is_taken(tmp_path, kind):
     assert colour_of(path) == [255, 0, 0]
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.skipif(not has("avif"), reason="this Pillow has no AVIF")
 def test_avif(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "x.avif", quality=100)
     np.testing.assert_allclose(colour_of(tmp_path / "x.avif"), [255, 0, 0], atol=3)
@@ -244,7 +250,7 @@ def test_each_awkward_file_ends_as_documented_in_time(messy):
     for row in rows:
         started = time.perf_counter()
         fine = row["pillow_13.0_result"] == "ok"
-        if row["path"] in OLD_PILLOW and not features.check("avif"):
+        if row["path"] in OLD_PILLOW and not has("avif"):
             fine = False
         with decoding.quiet:
             if not fine:
@@ -268,9 +274,10 @@ def test_a_folder_of_awkward_files_is_clustered(messy):
 
     folder, rows = messy
     files = [str(file.relative_to(folder)) for file in image_files(folder)]
-    assert {r["path"] for r in rows} - set(files) == {"messy/made_here/.hidden.jpg"}
+    unknown = set() if has("avif") else OLD_PILLOW
+    assert {r["path"] for r in rows} - set(files) == {"messy/made_here/.hidden.jpg"} | unknown
     model = ContrastiveClustering(3, max_epochs=1, on_error="warn", random_state=0, device="cpu")
-    with pytest.warns(ImageReadWarning, match=r"1\d of 96 images could not be read: cannot read"):
+    with pytest.warns(ImageReadWarning, match=r"1\d of 9\d images could not be read: cannot read"):
         model.fit(folder)
     bad = {r["path"] for r in rows if r["pillow_13.0_result"] != "ok"}
     found = {files[i] for i, _ in model.invalid_}
@@ -319,9 +326,9 @@ def seeds():
         "avif": {},
     }.items():  # fmt: skip
         image = picture.convert("1") if kind == "msp" else picture
-        if kind in ("avif", "webp") and not features.check(kind):
+        if kind in ("avif", "webp") and not has(kind):
             continue
-        if kind == "jpeg2000" and not features.check("jpg_2000"):
+        if kind == "jpeg2000" and not has("jpg_2000"):
             continue
         file = io.BytesIO()
         image.save(file, kind, **how)

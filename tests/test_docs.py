@@ -113,7 +113,11 @@ def python_blocks(path):
 
 @pytest.mark.filterwarnings("ignore")  # two epochs find little
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/reproduce.md", "docs/scikit-learn.md", "docs/twin-contrast.md"]
+    "page",
+    [
+        *("README.md", "docs/images.md", "docs/reproduce.md", "docs/scikit-learn.md"),
+        "docs/twin-contrast.md",
+    ],
 )
 def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
     from PIL import Image

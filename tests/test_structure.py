@@ -22,7 +22,7 @@ STOREYS = [
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},
-    {"quality", "reproduce", "study", "report"},
+    {"quality", "throughput", "reproduce", "study", "report"},
     {"commands"},
     {"cli"},
     {"__main__"},
