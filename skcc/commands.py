@@ -337,7 +337,7 @@ def _write_results(options, estimator, files, names, started):
         labels,
         probabilities,
         classes=_classes(options, files),
-        invalid=[(names[i], reason) for i, reason in getattr(estimator, "invalid_", [])],
+        invalid=[(names[i], reason) for i, reason in estimator.invalid_],
     )
     record = _record(options, estimator, clustering)
     record["seconds"] = round(time.perf_counter() - started, 2)

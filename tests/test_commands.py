@@ -274,12 +274,6 @@ def test_warnings_are_lines_without_source_code(photos, tmp_path, capsys):
     assert "batches of 30 samples are small" in err
 
 
-reads_past_errors = pytest.mark.skipif(
-    "on_error" not in ContrastiveClustering().get_params(), reason="estimators stop at bad files"
-)
-
-
-@reads_past_errors
 @pytest.mark.filterwarnings("default")
 def test_broken_files_are_listed(photos, tmp_path, capsys):
     root, out = tmp_path / "photos", tmp_path / "out"
