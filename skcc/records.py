@@ -155,13 +155,19 @@ def summarise(records: Iterable[dict]) -> list[dict]:
             "clusters": min(run["clusters"] for run in runs),
             "seconds": statistics.median(run["seconds"] for run in runs),
             "forwards": runs[-1]["image_forwards"],
-            "device": runs[-1]["device"],
+            "device": _device(runs[-1]),
         }  # fmt: skip
         out.append(group | {"readout": "", **_moments(runs)})
         if all(run.get("kmeans") for run in runs):
             means = _moments([run["kmeans"] for run in runs])
             out.append(group | {"readout": "k-means of features", "clusters": "", **means})
     return out
+
+
+def _device(record):
+    """Where it ran; on a CPU, with how many threads."""
+    device, threads = record["device"], record["threads"]
+    return device if device != "cpu" else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _settings(record):

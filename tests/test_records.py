@@ -20,7 +20,7 @@ def record(row, seed, acc, **changes):
         "study": "table", "dataset": "cifar10", "row": row, "n": 60_000, "clusters": 10 - seed,
         "parameters": {"n_clusters": 10, "random_state": seed}, "acc": acc, "nmi": acc - 0.1,
         "ari": acc - 0.2, "kmeans": None, "seconds": 60.0 + seed, "image_forwards": 1200,
-        "device": "cpu", **changes,
+        "device": "cpu", "threads": 2, **changes,
     }  # fmt: skip
 
 
@@ -111,6 +111,7 @@ def test_means_and_deviations_over_seeds():
     assert group["acc"] == pytest.approx((statistics.mean(accs), statistics.stdev(accs)))
     assert group["nmi"][0] == pytest.approx(0.65)
     assert (group["seeds"], group["clusters"], group["seconds"]) == (3, 8, 61.0)
+    assert group["device"] == "cpu, 2 threads"
 
 
 def test_a_seed_that_was_run_twice_counts_once_and_the_last_time():
