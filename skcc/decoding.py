@@ -217,6 +217,7 @@ def _opened(source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         with _given_images:
             source.load()
+            _orientation(source)  # which the image keeps from now on
         yield source
         return
     if not isinstance(source, (str, Path)):
@@ -269,9 +270,8 @@ def _orientation(image):
     if image.format == "PNG" and not _ORIENTED & image.info.keys():
         return 1  # so far: EXIF may also stand behind the pixels
     try:
-        with _given_images:
-            # As every class of images inherits it: PNG's own one decodes the whole image first.
-            orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        # As every class of images inherits it: PNG's own one decodes the whole image first.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # EXIF that cannot be read turns nothing
         return 1
     return orientation if isinstance(orientation, int) else 1
