@@ -212,11 +212,12 @@ def tables(records: Iterable[dict]) -> Iterator[tuple[str, list[dict[str, str]]]
         study = STUDIES[number]
         ours = [g for g in groups if (g["study"], g["dataset"]) == (study, dataset)]
         theirs = [f for f in figures if (f["study"], f["dataset"]) == (study, dataset)]
+        names = {f["row"]: f["name"] for f in figures if f["study"] == study}
         sizes = ", ".join(f"{n:,}" for n in sorted({g["n"] for g in ours}))
-        yield f"{study}, {dataset} ({sizes} images)", list(_rows(ours, theirs))
+        yield f"{study}, {dataset} ({sizes} images)", list(_rows(ours, theirs, names))
 
 
-def _rows(ours, theirs):
+def _rows(ours, theirs, names):
     placed = []
     for figure in theirs:
         mine = [g for g in ours if figure["row"] and g["row"] == figure["row"]]
@@ -227,7 +228,6 @@ def _rows(ours, theirs):
             yield _cells(row=figure["name"], settings=state, **printed)
         for at, group in enumerate(mine):
             yield _cells(**_ours(group, figure["name"]), **({} if at else printed))
-    names = {f["row"]: f["name"] for f in published()}
     for group in ours:
         if group not in placed:
             yield _cells(**_ours(group, names.get(group["row"], group["row"])))

@@ -154,6 +154,13 @@ def test_a_data_set_of_ones_own_has_only_our_rows():
     assert rows[0]["ACC"] == ""
 
 
+def test_rows_of_ablations_have_the_names_of_their_own_study():
+    runs = [record("both", 0, 0.9, study=study, dataset="digits")
+            for study in ("augmentation", "heads")]  # fmt: skip
+    rows = [rows[0]["row"] for _, rows in records.tables(runs)]
+    assert rows == ["T(x) + T'(x) (both)", "ICH + CCH (both)"]
+
+
 def test_csv_can_be_read_again():
     text = records.render([record("kmeans", 0, 0.25)], "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
