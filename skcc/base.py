@@ -749,7 +749,10 @@ class BaseDeepClusterer(
     def _project(self, X, seed):
         """Embeddings and soft assignments of two random views of every sample: (n, 2, d + k)."""
         project, assign = self._objective().project, self._assigner()
-        both = lambda view: torch.cat([project(view).float(), assign(view)], dim=1)  # noqa: E731
+
+        def both(view):
+            return torch.cat([project(view).float(), assign(view)], dim=1)
+
         return self._of_two_views(self._read_again(X), both, seed)
 
     def _assigner(self):

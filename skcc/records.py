@@ -131,7 +131,8 @@ def summarise(records: Iterable[dict]) -> list[dict]:
     Parameters
     ----------
     records : iterable of dict
-        As `read` gives them; of several with one setting and seed the last one counts.
+        As `read` gives them; of several with one setting and seed the last one counts. Those that
+        are of no run are passed over.
 
     Returns
     -------
@@ -142,9 +143,11 @@ def summarise(records: Iterable[dict]) -> list[dict]:
     """
     groups: dict[tuple, dict] = {}
     for record in records:
-        if record["study"] not in STUDIES:
+        if "method" not in record:
             continue
-        key = record["study"], record["dataset"], record["row"], _settings(record), record["n"]
+        # `skcc run` belongs to no study: its lines are rows of the table.
+        study, row = record.get("study", "table"), record.get("row", record["method"])
+        key = study, record["dataset"], row, _settings(record), record["n"]
         groups.setdefault(key, {})[record["parameters"].get("random_state")] = record
     out = []
     for (study, dataset, row, settings, n), by_seed in groups.items():

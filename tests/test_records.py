@@ -17,7 +17,8 @@ HOME = Path(__file__).parents[1]
 
 def record(row, seed, acc, **changes):
     return {
-        "study": "table", "dataset": "cifar10", "row": row, "n": 60_000, "clusters": 10 - seed,
+        "study": "table", "dataset": "cifar10", "row": row, "method": row, "n": 60_000,
+        "clusters": 10 - seed,
         "parameters": {"n_clusters": 10, "random_state": seed}, "acc": acc, "nmi": acc - 0.1,
         "ari": acc - 0.2, "kmeans": None, "seconds": 60.0 + seed, "image_forwards": 1200,
         "device": "cpu", "threads": 2, **changes,
@@ -129,6 +130,13 @@ def test_other_settings_and_readouts_are_rows_of_their_own():
     assert told == [("", "", 0.5), ("max_epochs=9", "", 0.6),
                     ("max_epochs=9", "k-means of features", 0.8)]  # fmt: skip
     assert len(records.summarise([record("twin", 0, 0.5), record("twin", 0, 0.5, n=100)])) == 2
+
+
+def test_lines_of_other_commands_are_rows_of_the_table_or_passed_over():
+    run = record("twin", 0, 0.5) | {"method": "twin"}
+    del run["study"], run["row"]
+    (group,) = records.summarise([run, {"epoch": 1, "acc": 0.1}])
+    assert (group["study"], group["row"]) == ("table", "twin")
 
 
 def test_every_row_of_the_paper_is_there_and_says_what_it_is():
