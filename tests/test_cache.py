@@ -267,7 +267,7 @@ def fill(files, folder, how="fast"):
 def test_a_process_that_is_killed_leaves_nothing_that_is_believed(files, folder, colours):
     process = fill(files, folder, "slow")
     process.stdout.readline()
-    while not list(folder.glob("*.tmp")):
+    while not list(folder.glob("*.pixels*.tmp")):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()

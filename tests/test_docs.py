@@ -6,6 +6,7 @@ import inspect
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -137,9 +138,24 @@ def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
         exec(compile(block, page, "exec"), namespace)  # ours, not a user's
 
 
-def test_the_quickstart_clusters_digits(tmp_path):
+def test_the_quickstart_runs_and_draws(tmp_path, monkeypatch, capsys):
     path = HOME / "examples" / "quickstart.py"
     assert len(path.read_text().splitlines()) < 60
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 12)  # of 62
+    runpy.run_path(str(path), run_name="__main__")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0." in line]
+    assert [" ".join(words[:-3]) for words in rows] == [
+        *("k-means of the pixels", "ContrastiveClustering", "on held-out images")
+    ]
+    assert all(float(words[-3]) > 0.5 for words in rows)
+    assert (tmp_path / "digits_clusters.png").stat().st_size > 10_000
+
+
+@pytest.mark.long
+def test_the_quickstart_clusters_digits(tmp_path):
+    path = HOME / "examples" / "quickstart.py"
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     out = subprocess.run(
         [sys.executable, "-W", "error", path], cwd=tmp_path, env=environment,

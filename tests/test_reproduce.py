@@ -77,8 +77,8 @@ def test_nothing_is_made_twice(bunch, tmp_path):
 
 def test_a_killed_sweep_continues(tmp_path):
     """A real process, killed in mid-training: what is on record stays, the rest is the same."""
-    arguments = ["reproduce", "table", "--dataset", "digits", "--images", "100", "--seeds", "2"]
-    arguments += ["--set", "max_epochs=25", "batch_size=50"]
+    arguments = ["reproduce", "table", "--dataset", "digits", "--images", "60", "--seeds", "2"]
+    arguments += ["--set", "max_epochs=20", "batch_size=30"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*arguments, "--out", str(whole)]) == 0
     process = subprocess.Popen(
@@ -278,8 +278,8 @@ def test_cifar10_end_to_end_on_2000_images(real_images, tmp_path, capsys):
     target = np.repeat([s.stem.split("-")[1] for s in strips], 500)
     np.savez(tmp_path / "cifar10.npz", images=images, target=target)
     arguments = ["reproduce", "cifar10", "--root", str(tmp_path / "cifar10.npz"), "--out",
-                 str(tmp_path / "results"), "--images", "2000"]  # fmt: skip
-    assert main([*arguments, "--minutes", "0.1"]) == 0
+                 str(tmp_path / "results"), "--images", "2000", "--set", "max_epochs=3"]  # fmt: skip
+    assert main([*arguments, "--minutes", "1"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["dataset"] == "cifar10"
     assert record["n"] == 2000

@@ -139,7 +139,7 @@ def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
     ("options", "message"),
     [
         (["quality", "--variants", "best"], r"no variants \['best'\]"),
-        (["quality", "--data", "folder"], "no data set 'folder', or no root"),
+        (["quality", "--data", "folder"], "the data set 'folder' needs --root"),
         (["step", "--method", "best"], "no method 'best'; there are contrastive, twin"),
         (["step", "--device", "cuda:99"], "device='cuda:99' cannot be used here"),
     ],
