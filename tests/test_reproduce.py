@@ -277,8 +277,9 @@ def test_cifar10_end_to_end_on_2000_images(real_images, tmp_path, capsys):
                              for s in strips])  # fmt: skip
     target = np.repeat([s.stem.split("-")[1] for s in strips], 500)
     np.savez(tmp_path / "cifar10.npz", images=images, target=target)
-    arguments = ["reproduce", "cifar10", "--root", str(tmp_path / "cifar10.npz"), "--out",
-                 str(tmp_path / "results"), "--images", "2000", "--set", "max_epochs=3"]  # fmt: skip
+    root = str(tmp_path / "cifar10.npz")
+    arguments = ["reproduce", "cifar10", "--root", root, "--images", "2000"]
+    arguments += ["--out", str(tmp_path / "results"), "--set", "max_epochs=3"]
     assert main([*arguments, "--minutes", "1"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["dataset"] == "cifar10"
