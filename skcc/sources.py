@@ -75,6 +75,8 @@ def resolve(X):
     """
     if isinstance(X, (str, Path)):
         return _of_path(os.fspath(X))
+    if hasattr(X, "toarray"):  # sparse, which scikit-learn refuses in its own words
+        return X
     if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__"):
         raise TypeError(
             f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
