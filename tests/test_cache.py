@@ -452,13 +452,16 @@ print(len(labels))
 """
 
 
+# What is freed goes back to the system at once, so that its count is what is in use.
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
 def in_bounded_memory(tmp_path, limit, batch):
     n = 4 * limit * 2**20 // (128 * 128 * 3) + 1
     images = photos(tmp_path / "photos", n, 128)
     out = subprocess.run(
         [sys.executable, "-c", BOUNDED, *map(str, (images, tmp_path / "cache", limit, batch))],
-        # What is freed goes back to the system at once, so that its count is what is in use.
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"},
+        env={**os.environ, **FREED_AT_ONCE},
         capture_output=True, text=True,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
@@ -485,10 +488,6 @@ import sys
 import torch
 from skcc.data import read
 
-def peak():
-    with open("/proc/self/status") as status:
-        return {l.split(":")[0]: int(l.split()[1]) for l in status if l.startswith("Vm")}["VmHWM"]
-
 folder, few, cache = sys.argv[1:]
 how = {"side": lambda short: 64, "cache_dir": cache}
 files = sorted(__import__("pathlib").Path(folder).iterdir())
@@ -507,6 +506,7 @@ def test_memory_is_flat_in_the_number_of_files(tmp_path):
     images = photos(tmp_path / "photos", 2400, 64)
     out = subprocess.run(
         [sys.executable, "-c", PEAK, str(images), "600", str(tmp_path / "cache")],
+        env={**os.environ, **FREED_AT_ONCE},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     few, many = map(int, out.split())
