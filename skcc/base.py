@@ -31,7 +31,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 from torch.nn import functional as F
 
-from skcc import data, defaults, engine, persistence
+from skcc import data, defaults, distributed, engine, persistence
 from skcc._version import __version__
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
@@ -94,7 +94,8 @@ class BaseDeepClusterer(
     def fit(self, X, y=None, *, unlabeled=None):
         """Train on images, and cluster them.
 
-        Ctrl-C ends training early and keeps what was learned.
+        Ctrl-C ends training early and keeps what was learned. Under ``torchrun``, all processes
+        train one model together, and must call this with the same arguments.
 
         Parameters
         ----------
@@ -153,6 +154,7 @@ class BaseDeepClusterer(
             If the loss is no longer finite.
         """
         self._check_parameters()
+        distributed.join()
         device = engine.resolve_device(self.device)
         with self._all_or_nothing():
             self._fit(X, y, device, unlabeled)
@@ -171,9 +173,10 @@ class BaseDeepClusterer(
         self._fitted_with = self.get_params(deep=False)
         self.settings_ = self._resolve(store, device)
         self.image_shape_ = self._format.shape if self._format.is_image else None
-        announce(type(self).__name__, self.settings_, self.verbose)
+        announce(type(self).__name__, self.settings_, self._shown())
         self._warn_about_batch(n)
         unlabeled = self._read_unlabeled(unlabeled)
+        self._demand_one_fit(store, unlabeled)
         store, unlabeled = (s and s.to(device) for s in (store, unlabeled))
         tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
         objective = self._train(store, unlabeled, device, tasks)
@@ -255,6 +258,7 @@ class BaseDeepClusterer(
         demand_choice("augmented_views", self.augmented_views, [0, 1, 2])
         demand_choice("readout", self.readout, ["head", "kmeans"])
         demand_choice("precision", self.precision, ["auto", "fp32", "bf16"])
+        demand_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
         demand_choice("on_error", self.on_error, ["raise", "warn"])
         if not isinstance(self.cache_dir, (str, Path, NoneType)):
             raise ValueError(f"cache_dir must be a path or None; got {self.cache_dir!r}")
@@ -349,6 +353,26 @@ class BaseDeepClusterer(
             "precision": precision.removeprefix("torch."),
         }
 
+    def _demand_one_fit(self, store, unlabeled):
+        """Find early that several processes were given different things."""
+        if distributed.world_size() == 1:
+            return
+        own = self._demanded(store, unlabeled)
+        for number, other in enumerate(distributed.share(own)):
+            differing = [name for name in own if own[name] != other.get(name)]
+            if differing:
+                raise ValueError(
+                    f"all processes must call fit with the same data and parameters; rank {number} "
+                    f"and rank {distributed.rank()} differ in {', '.join(differing)}"
+                )
+        size = len(store) // engine.n_steps(len(store), self.settings_["batch_size"])
+        if not self.sync_batchnorm and size < 2 * distributed.world_size():
+            raise ValueError(
+                f"batches of {size} samples leave some of {distributed.world_size()} processes "
+                "less than two, of which there are no statistics: give a larger batch_size, fewer "
+                "processes, or sync_batchnorm=True"
+            )
+
     def _view_size(self, shape, device):
         if len(shape) == 1:
             return None
@@ -358,7 +382,8 @@ class BaseDeepClusterer(
 
     def _warn_about_batch(self, n):
         size = n // engine.n_steps(n, self.settings_["batch_size"])
-        if size < 4 * self.n_clusters and self.n_clusters > 1:
+        small = size < 4 * self.n_clusters and self.n_clusters > 1
+        if small and distributed.is_first():
             warnings.warn(
                 f"batches of {size} samples are small for n_clusters={self.n_clusters}: below "
                 f"{4 * self.n_clusters} a cluster has too few members in a batch to be told from "
@@ -383,7 +408,8 @@ class BaseDeepClusterer(
             objective, how = drawn
             objective.to(device, memory_format=torch.channels_last)
             earlier = self.history_
-            with Progress(type(self).__name__, how["epochs"], len(store), self.verbose) as progress:
+            name, n = type(self).__name__, len(store)
+            with Progress(name, how["epochs"], n, self._shown()) as progress:
                 history = engine.train(
                     objective,
                     store,
@@ -396,8 +422,12 @@ class BaseDeepClusterer(
                     report=self._reporter(objective, store, earlier, tasks, progress),
                     unlabeled=unlabeled,
                     checkpoint=checkpoints(phase, seed),
+                    sync_batchnorm=self.sync_batchnorm,
                 )
             self.history_ = earlier + history
+
+    def _shown(self):
+        return self.verbose if distributed.is_first() else 0
 
     def _reporter(self, objective, store, earlier, tasks, progress):
         """What the engine tells of each epoch is shown, kept, and handed to callbacks."""
@@ -432,6 +462,9 @@ class BaseDeepClusterer(
 
     def _seed(self, checkpoints):
         """The seed of a run; that of the interrupted one if none is demanded."""
+        return distributed.from_first(lambda: self._seed_of_one(checkpoints))
+
+    def _seed_of_one(self, checkpoints):
         if self.checkpoint_dir is not None and not isinstance(self.random_state, Integral):
             state = checkpoints(0, None).load()
             if state is not None:
@@ -442,6 +475,12 @@ class BaseDeepClusterer(
         """A function ``(phase, seed) -> Checkpoint or None``."""
         if self.checkpoint_dir is None:
             return lambda phase, seed: None
+        demanded = self._demanded(store, unlabeled)
+        folder = Path(self.checkpoint_dir)
+        return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
+
+    def _demanded(self, store, unlabeled):
+        """What makes two runs the same, by name."""
         demanded = {
             name: _plain(value)
             for name, value in (self._fitted_with | self.settings_).items()
@@ -452,8 +491,7 @@ class BaseDeepClusterer(
         if hasattr(self, "_start"):
             flat = [torch.tensor(v).flatten().double() for v in self._start.values()]
             demanded["the network it starts from"] = fingerprint(torch.cat(flat))
-        folder = Path(self.checkpoint_dir)
-        return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
+        return demanded
 
     def _name_clusters(self, store):
         """Number the clusters by size, so that empty ones come last; return the sizes."""
@@ -463,9 +501,14 @@ class BaseDeepClusterer(
 
             embed = self._objective().embed
             features = self._sweep(store, lambda view: F.normalize(embed(view).float()))
-            k_means = KMeans(self.n_clusters, n_init=10, random_state=0).fit(features)
-            self.cluster_centers_ = k_means.cluster_centers_.astype(np.float32)
-            self._variance = max(float(k_means.inertia_) / features.size, 1e-9)
+
+            def cluster():
+                k_means = KMeans(self.n_clusters, n_init=10, random_state=0).fit(features)
+                return torch.from_numpy(k_means.cluster_centers_), float(k_means.inertia_)
+
+            centers, inertia = distributed.from_first(cluster)
+            self.cluster_centers_ = centers.numpy().astype(np.float32)
+            self._variance = max(inertia / features.size, 1e-9)
         p = self._sweep(store, self._assigner())
         counts = np.bincount(p.argmax(axis=1), minlength=self.n_clusters)
         self._order = np.argsort(-counts, kind="stable")
@@ -481,6 +524,8 @@ class BaseDeepClusterer(
         elif k > 1 and largest > SWALLOWED:
             what = f"one of {k} clusters holds {largest:.0%} of the samples"
         else:
+            return
+        if not distributed.is_first():
             return
         warnings.warn(
             f"{what}. More epochs, a larger entropy_weight, an augmentation that fits the "
@@ -616,6 +661,8 @@ class BaseDeepClusterer(
     def save(self, path) -> None:
         """Write the fitted estimator to one safetensors file, without pickle.
 
+        Of several processes the first one writes.
+
         Parameters
         ----------
         path : str or Path
@@ -630,6 +677,8 @@ class BaseDeepClusterer(
             If a parameter cannot be stored.
         """
         check_is_fitted(self)
+        if not distributed.is_first():
+            return
         header = {
             "estimator": type(self).__name__,
             "versions": {
@@ -813,7 +862,7 @@ def _load_backbone(backbone, weights):
 
 
 def _warn_about_invalid(store):
-    if not store.invalid:
+    if not store.invalid or not distributed.is_first():
         return
     some = [reason for _, reason in sorted(store.invalid.items())[:3]]
     warnings.warn(
@@ -843,6 +892,8 @@ def _plain(value):
     """What of a parameter can be compared after a checkpoint was read."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"  # the seed that was drawn from it is kept
     if isinstance(value, nn.Module) or not callable(value) or hasattr(value, "draw"):
         return repr(value)
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -5,6 +5,7 @@ no method, loss or network. All randomness of an epoch comes from (seed, epoch).
 """
 
 import contextlib
+import inspect
 import math
 import threading
 import time
@@ -14,8 +15,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from skcc import distributed
 from skcc.augment import Views
 from skcc.checkpoint import Checkpoint
 from skcc.data import Store
@@ -219,21 +221,25 @@ def sweep(
     Returns
     -------
     rows : Tensor of shape (n, ...)
-        In order, float32, on the CPU.
+        In order, float32, on the CPU. Several processes share the work, and all have the rows.
     """
     device = device_of(objective)
     training = objective.training
     objective.eval()
+    part = distributed.part(len(store))
 
     def rows_of(batch, index):
         with autocast(device, dtype):
             return function(view(batch.to(device), index.to(device))).float().cpu()
 
     try:
-        with torch.inference_mode():
-            return torch.cat(list(store.sweep(rows_of, PREDICT_BATCH)))
+        with torch.inference_mode(), distributed.together():
+            # Who has no sample takes one all the same, to know the shape of a row.
+            rows = torch.cat(list(store.sweep(rows_of, PREDICT_BATCH, part or range(1))))
     finally:
         objective.train(training)
+    store.invalid = distributed.union(store.invalid)
+    return distributed.concatenate(rows[: len(part)], len(store))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -273,6 +279,7 @@ def train(
     unlabeled: Store | None = None,
     checkpoint: Checkpoint | None = None,
     capture: bool = False,
+    sync_batchnorm: bool = True,
 ) -> list[dict[str, float]]:
     """Minimise the sum of an objective's terms.
 
@@ -280,6 +287,9 @@ def train(
     clustered. Ctrl-C ends training early: what was learned stays, and a
     `TrainingInterruptedWarning` says so. The checkpoint then holds the last epoch that was
     finished.
+
+    Several processes (see `skcc.distributed`) share each batch, by their ranks, and train the same
+    model as one would.
 
     Parameters
     ----------
@@ -334,7 +344,11 @@ def train(
 
     capture : bool, default=False
         Whether steps on CUDA are recorded once and replayed. Where `global_rng` is set they
-        never are: nobody knows what functions of the user do.
+        never are: nobody knows what functions of the user do. Nor are they with several processes.
+
+    sync_batchnorm : bool, default=True
+        Whether, with several processes, batch statistics are those of the whole batch. Those of
+        each process's part are faster, and another model.
 
     Returns
     -------
@@ -348,9 +362,13 @@ def train(
 
     torch.OutOfMemoryError
         If a batch does not fit into the memory of the device; names one that does.
+
+    skcc.distributed.LostRankError
+        If another process has ended; the checkpoint then holds the last epoch that was finished.
     """
     device = device_of(objective)
-    captured = capture and device.type == "cuda" and not global_rng
+    several = distributed.world_size() > 1
+    captured = capture and device.type == "cuda" and not global_rng and not several
     optimizer = torch.optim.AdamW(
         objective.parameters(),
         lr=learning_rate,
@@ -361,18 +379,20 @@ def train(
     whole = _whole(objective, store, views, dtype)
 
     def update(losses, batch, tables, at, index):
-        with autocast(device, dtype):
-            terms = losses(views(batch, tables, at), index)
-            loss = sum(terms.values())
-        loss.backward()
+        with distributed.watched():
+            with autocast(device, dtype):
+                terms = losses(views(batch, tables, at), index)
+                loss = sum(terms.values())
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         objective.after_step()
         return {name: term.detach() for name, term in terms.items()}
 
-    passes = [_Pass(store, views, partial(update, objective), batch_size, captured)]
+    losses = _Averaged(objective, static=unlabeled is None) if several else objective
+    passes = [_Pass(store, views, partial(update, losses), batch_size, captured)]
     if unlabeled is not None:
-        aside = partial(update, objective.unlabeled)
+        aside = partial(update, losses.unlabeled)
         passes.insert(0, _Pass(unlabeled, views, aside, batch_size, captured, after=len(store)))
     steps = sum(one.steps for one in passes)
     kept = _Kept(checkpoint, objective, optimizer)
@@ -382,24 +402,34 @@ def train(
     too_large = False
     objective.train()
     try:
-        with private_rng(seed, device) if global_rng else contextlib.nullcontext():
+        with (
+            private_rng(seed, device) if global_rng else contextlib.nullcontext(),
+            distributed.synchronised_batch_norm(objective, sync_batchnorm),
+        ):
             for epoch in range(len(history), epochs):
                 begin()
                 started = time.perf_counter()
                 generator = _epoch_generator(seed, epoch)
                 if global_rng:
-                    seed_global_rng(generator.initial_seed(), device)
+                    seed_global_rng(generator.initial_seed() + distributed.rank(), device)
                 objective.before_epoch(epoch, whole, generator)
                 history.append(_run_passes(passes, generator, rate, device))
                 _demand_finite(history, epoch)
-                stop = report(history, time.perf_counter() - started)
+                if not sync_batchnorm:
+                    distributed.average_statistics(objective)
+                stop = distributed.any_of(report(history, time.perf_counter() - started))
                 kept.add(history, last=stop or len(history) == epochs)
                 if stop:
                     break
     except torch.OutOfMemoryError:
         too_large = True  # what was computed is let go before smaller batches are tried
+    except distributed.LostRankError:
+        kept.save()
+        raise
     except KeyboardInterrupt:
         kept.save()
+        if several:  # nobody knows where the others are
+            raise
         warnings.warn(
             f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
             "until then is kept",
@@ -452,7 +482,9 @@ class _Kept:
 
     def restore(self) -> list[dict[str, float]]:
         """Take up what was saved, if anything was; return its history."""
-        state = None if self.checkpoint is None else self.checkpoint.load()
+        state = None
+        if self.checkpoint is not None:
+            state = distributed.from_first(self.checkpoint.load)
         if state is None:
             return []
         self.objective.load_state_dict(state["objective"])
@@ -460,7 +492,7 @@ class _Kept:
         return state["history"]
 
     def add(self, history, last):
-        if self.checkpoint is None:
+        if self.checkpoint is None or not distributed.is_first():
             return
         self._unsaved = {
             "objective": _on_host(self.objective.state_dict()),
@@ -560,6 +592,43 @@ class CapturedStep:
         return terms
 
 
+class _Averaged:
+    """An objective whose gradients are the means of those of all processes."""
+
+    def __init__(self, objective: Objective, static: bool):
+        parallel = nn.parallel.DistributedDataParallel
+        # Every rank computes the same buffers; sending them along has had two names.
+        known = inspect.signature(parallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        device = device_of(objective)
+        self._parallel = parallel(
+            _OneDoor(objective),
+            device_ids=[device] if device.type == "cuda" else None,
+            # Networks have layers that no loss reaches; both of these look for them.
+            static_graph=static,
+            find_unused_parameters=not static,
+            **{buffers: False},
+        )
+
+    def __call__(self, views, index):
+        return self._parallel("forward", views, index)
+
+    def unlabeled(self, views, index):
+        return self._parallel("unlabeled", views, index)
+
+
+class _OneDoor(nn.Module):
+    """An objective that is asked for one kind of terms or another by a name."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, kind, views, index):
+        losses = self.objective if kind == "forward" else getattr(self.objective, kind)
+        return losses(views, index)
+
+
 class _Pass:
     """A pass over a store in every epoch: in a new order, with new views, a step per batch.
 
@@ -599,12 +668,15 @@ class _Pass:
     def run(self, generator, rate, device):
         """Mean terms of a pass; they are added up on the device."""
         order = torch.randperm(len(self.store), generator=generator)[: self.steps * self.size]
+        mine = distributed.part(self.size)
+        mine = order.view(self.steps, self.size)[:, mine.start : mine.stop]
         self._redraw(generator, device)
         total: dict[str, Tensor] = {}
-        for index, batch in self.store.stream(order.chunk(self.steps), device):
-            rate.advance()
-            for name, term in self._run_step(batch, index).items():
-                total[name] = total[name] + term if name in total else term
+        with distributed.sharing(self.size):
+            for index, batch in self.store.stream(mine.unbind(), device):
+                rate.advance()
+                for name, term in self._run_step(batch, index).items():
+                    total[name] = total[name] + term if name in total else term
         prefix = "unlabeled " if self.after else ""
         return {prefix + name: value.item() / self.steps for name, value in total.items()}
 
@@ -645,6 +717,11 @@ def _run_passes(passes, generator, rate, device):
 def _too_large(passes, device):
     """What is told of a batch that memory does not hold."""
     size = max(one.size for one in passes)
+    if distributed.world_size() > 1:  # others wait for this one, so no size can be tried
+        return torch.OutOfMemoryError(
+            f"a {distributed.world_size()}th of a batch of {size} samples does not fit into the "
+            f"memory of {device}; give a smaller batch_size, or use more processes"
+        )
     fits = [one.largest_that_fits(device) for one in passes]
     return torch.OutOfMemoryError(
         f"a batch of {size} samples does not fit into the memory of {device}; "

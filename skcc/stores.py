@@ -141,9 +141,12 @@ class Store:
             yield index, self.batch(index)
 
     def sweep(
-        self, function: Callable[[Tensor, Tensor], Tensor], batch_size: int
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        batch_size: int,
+        part: range | None = None,
     ) -> Iterator[Tensor]:
-        """Apply a function to all samples, in order, in batches of one fixed size.
+        """Apply a function to samples, in order, in batches of one fixed size.
 
         The last batch is filled up with its own last sample, so that what a sample gives does
         not depend on how many others come along.
@@ -156,16 +159,20 @@ class Store:
         batch_size : int
             Samples per call.
 
+        part : range, default=None
+            Which samples; None means all.
+
         Yields
         ------
         rows : Tensor of shape (b, ...)
             Results for the next `batch_size` samples, or for those that are left.
         """
-        for start in range(0, len(self), batch_size):
+        part = range(len(self)) if part is None else part
+        for start in range(part.start, part.stop, batch_size):
             index = torch.arange(start, start + batch_size, device=self.device)
-            index = index.clamp_max(len(self) - 1)
+            index = index.clamp_max(part.stop - 1)
             rows = function(self.batch(index), index)
-            yield rows[: len(self) - start]
+            yield rows[: part.stop - start]
 
 
 class HostStore(Store):

@@ -11,8 +11,8 @@ ROOT = Path(skcc.__file__).parent
 # From the ground up; a file may import only from lower storeys.
 STOREYS = [
     {"losses", "backbones", "augment", "decoding", "metrics", "checkpoint", "parameters"}
-    | {"callbacks", "_version"},
-    {"objective", "persistence", "cache", "sources", "records", "outputs"},
+    | {"distributed", "_version"},
+    {"callbacks", "objective", "persistence", "cache", "sources", "records", "outputs"},
     {"files", "stores"},
     {"data"},
     {"datasets", "defaults"},

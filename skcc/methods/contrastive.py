@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skcc.base import BaseDeepClusterer
+from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
 from skcc.objective import HEAD_LOSS_WEIGHT, Objective, mlp_head
 from skcc.parameters import demand_tracks
@@ -87,15 +88,16 @@ class ContrastiveObjective(Objective):
         return self._instance_losses(*map(self.backbone, views))
 
     def _instance_losses(self, h_a, h_b):
-        z_a, z_b = self.instance_head(h_a), self.instance_head(h_b)
+        z_a, z_b = gather(self.instance_head(h_a), self.instance_head(h_b))
         loss = nt_xent(z_a, z_b, temperature=self.instance_temperature)
         return {"instance": self.instance_weight * loss}
 
     def _cluster_losses(self, h_a, h_b):
         """Contrast and entropy of each cluster head, of shape (n_heads,)."""
         contrast, entropy = [], []
-        for head in self.cluster_heads:
-            p, q = _probabilities(head, h_a), _probabilities(head, h_b)
+        views = [_probabilities(head, h) for head in self.cluster_heads for h in (h_a, h_b)]
+        views = gather(*views)
+        for p, q in zip(views[::2], views[1::2], strict=True):
             contrast.append(cluster_contrast(p, q, temperature=self.cluster_temperature))
             entropy.append(negative_entropy(p) + negative_entropy(q))
         contrast, entropy = torch.stack(contrast), torch.stack(entropy)
@@ -116,7 +118,8 @@ class ContrastiveObjective(Objective):
 
 
 def _probabilities(head, h):
-    return F.softmax(head(h).float(), dim=1)
+    logits = head(h)
+    return F.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
 class ContrastiveClustering(BaseDeepClusterer):
@@ -214,6 +217,11 @@ class ContrastiveClustering(BaseDeepClusterer):
 
     precision : {"auto", "fp32", "bf16"}, default="auto"
         Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
+
+    sync_batchnorm : bool, default=True
+        Whether the statistics of batch normalisation are those of the whole batch where several
+        processes train, so that many give what one gives. False takes those of each process's
+        part, which is faster.
 
     n_jobs : int, default=None
         Threads that decode image files. None means 1, -1 all cores.
@@ -315,6 +323,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         checkpoint_dir=None,
         device="auto",
         precision="auto",
+        sync_batchnorm=True,
         n_jobs=None,
         cache_dir=None,
         on_error="raise",
@@ -344,6 +353,7 @@ class ContrastiveClustering(BaseDeepClusterer):
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.sync_batchnorm = sync_batchnorm
         self.n_jobs = n_jobs
         self.cache_dir = cache_dir
         self.on_error = on_error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skcc.base import BaseDeepClusterer
+from skcc.distributed import gather
 from skcc.losses import info_nce, negative_entropy, set_contrast, set_representation
 from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Queue, momentum_update
 from skcc.parameters import demand_choice, demand_integer, demand_real, demand_tracks
@@ -99,14 +100,18 @@ class AssignedFeatures(nn.Module):
 
 
 class _Seen:
-    """What a network makes of one view of a batch."""
+    """What a network makes of one view of a batch, of which each process sees a part."""
 
     def __init__(self, network, view, noise, gumbel_temperature):
-        self.features = network.backbone(view)
-        self.logits = network.logits(self.features)
+        features = network.backbone(view)
+        logits = network.logits(features)
+        sample = F.softmax((logits + noise) / gumbel_temperature, dim=-1)
+        embedding = network.embedding(features, sample)
+        self.features, self.embedding, logits, sample = gather(
+            features, embedding, logits.transpose(0, 1), sample.transpose(0, 1)
+        )
+        self.logits, self.sample = logits.transpose(0, 1), sample.transpose(0, 1)
         self.probability = F.softmax(self.logits, dim=-1)
-        self.sample = F.softmax((self.logits + noise) / gumbel_temperature, dim=-1)
-        self.embedding = network.embedding(self.features, self.sample)
 
 
 class TwinContrastObjective(Objective):
@@ -258,7 +263,8 @@ class TwinContrastObjective(Objective):
 
     def _instance_contrast(self, seen, keys, index):
         """Negated log-likelihood of the key, given the sampled assignment; for each direction."""
-        fresh = F.normalize(torch.cat([k.embedding for k in keys]).float(), dim=1)
+        (index,) = gather(index)
+        fresh = _directions(torch.cat([k.embedding for k in keys]))
         owners = index.repeat(len(keys))
         self._fresh += [(self.keys, fresh), (self.owners, owners)]
         negatives = torch.cat([fresh, self.keys.rows])
@@ -471,6 +477,11 @@ class TwinContrastClustering(BaseDeepClusterer):
     precision : {"auto", "fp32", "bf16"}, default="auto"
         Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
 
+    sync_batchnorm : bool, default=True
+        Whether the statistics of batch normalisation are those of the whole batch where several
+        processes train, so that many give what one gives. False takes those of each process's
+        part, which is faster.
+
     n_jobs : int, default=None
         Threads that decode image files. None means 1, -1 all cores.
 
@@ -600,6 +611,7 @@ class TwinContrastClustering(BaseDeepClusterer):
         checkpoint_dir=None,
         device="auto",
         precision="auto",
+        sync_batchnorm=True,
         n_jobs=None,
         cache_dir=None,
         on_error="raise",
@@ -641,6 +653,7 @@ class TwinContrastClustering(BaseDeepClusterer):
         self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.precision = precision
+        self.sync_batchnorm = sync_batchnorm
         self.n_jobs = n_jobs
         self.cache_dir = cache_dir
         self.on_error = on_error
