@@ -13,6 +13,8 @@ from pathlib import Path
 
 import sklearn
 
+from skcc import distributed
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
@@ -259,7 +261,8 @@ class _Logger:
                 f"{type(self).__name__} logs the training of skcc's estimators; got "
                 f"{type(estimator).__name__}"
             )
-        self._open[_key(context)] = self._start(Path(self.folder) / _run_name(context))
+        if distributed.is_first():
+            self._open[_key(context)] = self._start(Path(self.folder) / _run_name(context))
 
     def teardown(self, estimator, context):
         """End the run.
@@ -299,7 +302,7 @@ class _Logger:
         context : sklearn.callback.CallbackContext
             The task; anything but an epoch is passed over.
         """
-        if context.task_name != "epoch":
+        if context.task_name != "epoch" or not distributed.is_first():
             return
         seconds = (datetime.now(UTC) - context.parent.init_time).total_seconds()
         run = self._open[_key(context.parent)]

@@ -20,7 +20,8 @@ from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed as dist, nn
+from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _TIMEOUT = timedelta(minutes=10)  # a rank that is killed is noticed at once, one that hangs then
@@ -82,6 +83,17 @@ def is_first() -> bool:
     True
     """
     return rank() == 0
+
+
+def is_first_here() -> bool:
+    """Whether this is the process that writes what all of its machine read.
+
+    Returns
+    -------
+    answer : bool
+        True of one process per machine; of all where nothing says on which they are.
+    """
+    return world_size() == 1 or int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def _launched():
@@ -238,6 +250,22 @@ def any_of(flag: bool) -> bool:
         The same for all.
     """
     return any(share(bool(flag)))
+
+
+def all_of(flag: bool) -> bool:
+    """Whether something is so for all processes.
+
+    Parameters
+    ----------
+    flag : bool
+        Whether it is for this one.
+
+    Returns
+    -------
+    answer : bool
+        The same for all.
+    """
+    return all(share(bool(flag)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from joblib import effective_n_jobs
 
-from skcc import cache, decoding
+from skcc import cache, decoding, distributed
 from skcc.decoding import ImageReadError
 from skcc.sources import identity
 
@@ -87,7 +87,7 @@ class Decoder:
         shape : tuple of (int, int, int)
             Height, width and channels.
         """
-        return _shape(_summary(self._headers, 0), side)
+        return _shape(_summary(_of_all(self._headers), 0), side)
 
 
 def _source(sources, i):
@@ -165,10 +165,10 @@ def common_shape(
     names = None if cache_dir is None else identity(sources)
     path = names and Path(cache_dir) / f"{names[0]}.json"
     key = names and f"{decoding.version()} {names[1]}"
-    note = names and cache.load_note(path, key)
+    note = distributed.from_first(lambda: names and cache.load_note(path, key))
     if not note or note.keys() != {"short", "size", "channels", "failed"}:
         note = _survey(sources, n_jobs, on_error)
-        if names and identity(sources) == names:
+        if names and distributed.is_first() and identity(sources) == names:
             cache.save_note(path, key, note)
     elif note["failed"] and on_error == "raise":
         _survey(sources, n_jobs, on_error)  # for its error
@@ -202,6 +202,10 @@ def guessed_shape(
     """
     if len(sources) < 4 * _SAMPLE:
         return None
+    return distributed.from_first(lambda: _guess(sources, side, n_jobs))
+
+
+def _guess(sources, side, n_jobs):
     index = np.linspace(0, len(sources) - 1, _SAMPLE).astype(int).tolist()
     headers, failures = _in_threads(lambda i: decoding.header(_source(sources, i)), index, n_jobs)
     if failures:
@@ -223,15 +227,26 @@ def _shape(note, side):
 
 
 def _survey(sources, n_jobs, on_error):
-    """Summary of the headers of all images."""
-    headers, failures = _in_threads(
-        lambda i: decoding.header(_source(sources, i)), range(len(sources)), n_jobs
-    )
+    """Summary of the headers of all images, of which several processes read a part each."""
+    with distributed.together():
+        headers, failures = _in_threads(
+            lambda i: decoding.header(_source(sources, i)), distributed.part(len(sources)), n_jobs
+        )
+    headers = _of_all(headers)
+    failures = distributed.union({i: str(error) for i, error in failures.items()})
     if failures and on_error == "raise":
-        raise failures[min(failures)]
+        raise ImageReadError(failures[min(failures)])
     if not headers:
-        raise decoding.none_could_be_read({i: str(error) for i, error in failures.items()})
+        raise decoding.none_could_be_read(failures)
     return _summary(headers, len(failures))
+
+
+def _of_all(headers):
+    """Headers that all processes have read."""
+    if distributed.world_size() == 1:
+        return headers
+    pairs = distributed.share([(header.size, header.colour) for header in headers])
+    return [decoding.Header(tuple(size), colour) for some in pairs for size, colour in some]
 
 
 def _summary(headers, failed):

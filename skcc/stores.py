@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skcc import cache, decoding
+from skcc import cache, decoding, distributed
 
 RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
 _BLOCK = 2**22  # bytes of pixels on their way to a file, if 64 images fill no more
@@ -321,17 +321,37 @@ class SourceStore(Store):
                 filled += len(self._readable(index, samples[filled : filled + len(index)]))
             return Store(torch.from_numpy(samples[:filled]), self.invalid)
         found = self.cached(cache_dir)
-        if found is not None:
+        if distributed.all_of(found is not None):
             return found
         self.invalid.clear()
         named = self._file(cache_dir)
         if named is None:
             pixels = cache.nameless_pixels(Path(cache_dir), self._blocks)
         else:
-            pixels = cache.save_pixels(
-                *named, self._blocks, self.invalid, lambda: self._file(cache_dir) == named
-            )
+            pixels = self._into_cache(cache_dir, named)
         return Store(tensor_of(pixels), self.invalid)
+
+    def _into_cache(self, cache_dir, named):
+        """Of several processes of a machine one writes; all map the same file."""
+
+        def unchanged():
+            return distributed.all_of(self._file(cache_dir) == named)
+
+        writes = distributed.is_first_here()
+        if writes:
+            pixels = cache.save_pixels(*named, self._blocks, self.invalid, unchanged)
+        else:
+            for _ in self._blocks():
+                pass
+            pixels = None if unchanged() else cache.nameless_pixels(Path(cache_dir), self._blocks)
+        distributed.share(None)  # the file is there now
+        if pixels is None:
+            found = cache.load_pixels(*named)
+            if found is None:
+                raise OSError(f"{named[0]} cannot be read back; another process of this machine "
+                              "wrote it")  # fmt: skip
+            pixels = found[0]
+        return pixels
 
     def cached(self, cache_dir: str | Path) -> Store | None:
         """All of them, if a folder holds them as they are now.
@@ -376,9 +396,26 @@ class SourceStore(Store):
             raise failures[min(failures)]
         self.invalid |= {i: str(error) for i, error in failures.items()}
 
+    def _fill_together(self, pixels, index):
+        mine = distributed.part(len(index))
+        own = pixels[mine.start : mine.stop]
+        with distributed.together():
+            failures = self._reader.into(index[mine.start : mine.stop], own)
+        pixels[:] = distributed.concatenate(torch.from_numpy(own), len(index)).numpy()
+        failures = distributed.union({i: str(error) for i, error in failures.items()})
+        if failures and self._on_error == "raise":
+            raise decoding.ImageReadError(failures[min(failures)])
+        self.invalid |= failures
+
     def _readable(self, index, pixels):
-        """Fill pixels with the images that can be read, without gaps; return that part."""
-        self._fill(pixels, index)
+        """Fill pixels with the images that can be read, without gaps; return that part.
+
+        Several processes read a part each.
+        """
+        if distributed.world_size() == 1:
+            self._fill(pixels, index)
+        else:
+            self._fill_together(pixels, index)
         good = [at for at, i in enumerate(index) if i not in self.invalid]
         for to, at in enumerate(good):
             if to != at:
