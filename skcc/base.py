@@ -751,6 +751,7 @@ class BaseDeepClusterer(
 
     def _read_again(self, X):
         check_is_fitted(self)
+        distributed.join()
         return self._read(X, known=self._format)[0]
 
     def _objective(self):

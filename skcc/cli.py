@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from skcc import __version__, commands
+from skcc import __version__, commands, distributed
 
 _EXAMPLES = """examples:
   skcc run contrastive digits --seed 0
@@ -196,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.arguments = arguments
     try:
         for record in options.work(options):
+            if not distributed.is_first():
+                continue
             print(record if isinstance(record, str) else json.dumps(record), flush=True)
     except KeyboardInterrupt as stop:
         print(f"skcc: {str(stop) or 'interrupted'}", file=sys.stderr)
@@ -235,6 +237,8 @@ def _data(options, name):
 def _reproduce(options):
     from skcc import reproduce
 
+    if distributed.world_size() > 1:
+        raise ValueError("skcc reproduce runs in one process; under torchrun use skcc run")
     if options.what in ("similarity", "evolution"):
         yield _study(options)
         return

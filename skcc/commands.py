@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import skcc
-from skcc import benchmark, data, engine, outputs, persistence, report
+from skcc import benchmark, data, distributed, engine, outputs, persistence, report
 
 _CHECKPOINT, _SORTED, _RECORD = "checkpoint", "sorted", "run.json"
 _MODEL, _LABELS, _HISTORY, _PAGE = "model.safetensors", "labels.csv", "history.csv", "report.html"
@@ -30,6 +30,7 @@ _FIT_EXAMPLES = """examples:
   skcc fit photos/ -k 10 -o out/ --classes-from-folders    compare with the sub-folders
   skcc fit new/ -k 12 -o out2/ --weights out/model.safetensors   start from learned features
   skcc fit photos/ -k 10 -o out/ --set image_size=32 entropy_weight=2
+  torchrun --nproc-per-node 4 -m skcc fit photos/ -k 10 -o out/   four processes, or GPUs
 
 writes into the folder OUT:
   model.safetensors  the fitted model, for skcc predict and for Python
@@ -208,10 +209,11 @@ def _add_saying(parser, what):
 
 def _fit(options):
     learned = False
+    _meet_others(options)
     with _plain_warnings():
         try:
             estimator = _new_estimator(options)
-            finished = _finished(options)
+            finished = distributed.from_first(lambda: _finished(options))
             if finished is None:
                 files, names = _files(options.path, without=options.out)
                 _say(options, f"{len(files):,} images in {options.path}")
@@ -223,10 +225,18 @@ def _fit(options):
                 finished = _write_results(options, estimator, files, names, started)
         except (KeyboardInterrupt, engine.TrainingInterruptedWarning):
             raise KeyboardInterrupt(_how_to_go_on(options, learned)) from None
+    if not distributed.is_first():
+        return
     if options.json:
         yield finished
     elif not options.quiet:
         _show(finished, options.out)
+
+
+def _meet_others(options):
+    """Meet the processes that torchrun started; all but one are silent."""
+    distributed.join()
+    options.quiet |= not distributed.is_first()
 
 
 def _new_estimator(options):
@@ -323,11 +333,18 @@ def _command(arguments):
 
 
 def _write_results(options, estimator, files, names, started):
-    """Write everything; sorted images come last, since they may be large."""
+    """Write everything, on one process; sorted images come last, since they may be large."""
+    labels, probabilities = _probabilities(estimator, files)
+    if not distributed.is_first():
+        return None
+    with distributed.alone():
+        return _written(options, estimator, files, names, labels, probabilities, started)
+
+
+def _written(options, estimator, files, names, labels, probabilities, started):
     out = options.out
     _say(options, f"writing {out}")
     paths = [str(file) for file in files]
-    labels, probabilities = _probabilities(estimator, files)
     estimator.save(out / _MODEL)
     outputs.write(out / _LABELS, outputs.labels_as_csv(paths, labels, probabilities))
     outputs.write(out / _HISTORY, outputs.history_as_csv(estimator.history_))
@@ -437,6 +454,7 @@ def _show(record, out):
 
 
 def _predict(options):
+    _meet_others(options)
     with _plain_warnings():
         estimator = load(options.model, options.device)
         estimator.set_params(**_reading(options))
@@ -444,6 +462,8 @@ def _predict(options):
         _say(options, f"{len(files):,} images in {options.path}")
         form = outputs.labels_as_json if options.json else outputs.labels_as_csv
         table = form([str(file) for file in files], *_probabilities(estimator, files))
+    if not distributed.is_first():
+        return
     if options.out:
         outputs.write(options.out, table)
         _say(options, f"wrote {options.out}")
