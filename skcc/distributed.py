@@ -12,6 +12,7 @@ averaging of `torch.nn.parallel.DistributedDataParallel` divides by their number
 import atexit
 import contextlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -332,7 +333,7 @@ def from_first(function: Callable[[], object]) -> object:
 # -- rows -----------------------------------------------------------------------------------
 
 
-def part(n: int) -> range:
+def part(n: int, block: int = 1) -> range:
     """Which of n things are this process's.
 
     Parameters
@@ -340,31 +341,38 @@ def part(n: int) -> range:
     n : int
         How many there are.
 
+    block : int, default=1
+        How many stay together.
+
     Returns
     -------
     part : range
-        In order of the ranks, sizes differing by at most one, as `torch.tensor_split` cuts.
+        In order of the ranks, the numbers of blocks differing by at most one; with blocks of one
+        as `torch.tensor_split` cuts.
     """
-    size, first = _sizes(n), rank()
-    start = sum(size[:first])
-    return range(start, start + size[first])
+    ends = _ends(n, block)
+    return range(ends[rank()], ends[rank() + 1])
 
 
-def _sizes(n):
-    each, more = divmod(n, world_size())
-    return [each + (i < more) for i in range(world_size())]
+def _ends(n, block=1):
+    """Where the parts of all processes begin, and where the last one ends."""
+    each, more = divmod(-(-n // block), world_size())
+    return [min(n, block * (each * i + min(i, more))) for i in range(world_size() + 1)]
 
 
-def concatenate(rows: Tensor, n: int) -> Tensor:
+def concatenate(rows: Tensor, n: int, block: int = 1) -> Tensor:
     """The rows of all processes, without gradient.
 
     Parameters
     ----------
-    rows : Tensor of shape (len(part(n)), ...)
+    rows : Tensor of shape (len(part(n, block)), ...)
         Those of this process.
 
     n : int
         How many there are in all.
+
+    block : int, default=1
+        As in `part`.
 
     Returns
     -------
@@ -378,7 +386,8 @@ def concatenate(rows: Tensor, n: int) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    sizes = _sizes(n)
+    ends = _ends(n, block)
+    sizes = [stop - start for start, stop in itertools.pairwise(ends)]
     parts = _all_gather(_padded(rows, max(sizes)))
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 

@@ -226,7 +226,8 @@ def sweep(
     device = device_of(objective)
     training = objective.training
     objective.eval()
-    part = distributed.part(len(store))
+    # Whole batches, since the last bit of a row may depend on its place in one.
+    part = distributed.part(len(store), PREDICT_BATCH)
 
     def rows_of(batch, index):
         with autocast(device, dtype):
@@ -239,7 +240,7 @@ def sweep(
     finally:
         objective.train(training)
     store.invalid = distributed.union(store.invalid)
-    return distributed.concatenate(rows[: len(part)], len(store))
+    return distributed.concatenate(rows[: len(part)], len(store), PREDICT_BATCH)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -381,7 +382,7 @@ def train(
     def update(losses, batch, tables, at, index):
         with distributed.watched():
             with autocast(device, dtype):
-                terms = losses(views(batch, tables, at), index)
+                terms = losses(_views_of(views, batch, tables, at), index)
                 loss = sum(terms.values())
             loss.backward()
         optimizer.step()
@@ -590,6 +591,14 @@ class CapturedStep:
             terms = self._step(batch, index)
         torch.cuda.current_stream().wait_stream(stream)
         return terms
+
+
+def _views_of(views, batch, tables, at):
+    """Views of the rows of this process; of none, if there are more processes than rows."""
+    if len(at):
+        return views(batch, tables, at)
+    some = views(batch.new_zeros(1, *batch.shape[1:]), tables, at.new_zeros(1))
+    return tuple(view[:0] for view in some)
 
 
 class _Averaged:
