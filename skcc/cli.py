@@ -38,7 +38,7 @@ _TRAINED = ("table", "augmentation", "heads", "backbones")
 
 
 def _benches():
-    from skcc import quality, speed, throughput
+    from skcc import parallel, quality, speed, throughput
 
     return {
         "augment": speed.augment,
@@ -47,6 +47,7 @@ def _benches():
         "predict": speed.predict,
         "memory": speed.memory,
         "scaling": speed.scaling,
+        "processes": parallel.processes,
         "import": speed.import_time,
         "variants": speed.variants,
         "decode": throughput.decode,

@@ -338,10 +338,11 @@ def _write_results(options, estimator, files, names, started):
     if not distributed.is_first():
         return None
     with distributed.alone():
-        return _written(options, estimator, files, names, labels, probabilities, started)
+        return _written(options, estimator, (files, names, labels, probabilities), started)
 
 
-def _written(options, estimator, files, names, labels, probabilities, started):
+def _written(options, estimator, table, started):
+    files, names, labels, probabilities = table
     out = options.out
     _say(options, f"writing {out}")
     paths = [str(file) for file in files]

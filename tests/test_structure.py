@@ -22,7 +22,7 @@ STOREYS = [
     {"plotting"},
     {"__init__", "methods.__init__"},
     {"benchmark", "speed"},
-    {"quality", "throughput", "reproduce", "study", "report"},
+    {"quality", "throughput", "parallel", "reproduce", "study", "report"},
     {"commands"},
     {"cli"},
     {"__main__"},
