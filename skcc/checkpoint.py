@@ -28,7 +28,11 @@ _CONTENTS = ", contents "
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint could not be read or written, or comes from another torch; training goes on."""
+    """What is to be known of a checkpoint.
+
+    It could not be read or written, comes from another version of torch, or holds what was learned
+    before SIGTERM.
+    """
 
 
 def fingerprint(samples: Tensor) -> str:

@@ -526,8 +526,11 @@ class _Kept:
             with _termination_raised() if self.checkpoint else contextlib.nullcontext():
                 yield
         except _TerminatedError:
-            self.save()
-            signal.raise_signal(signal.SIGTERM)  # whoever asks how we ended is told the truth
+            try:
+                self.save()
+                self._say_what_is_saved()
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # whoever asks how we ended is told the truth
         except BaseException as error:
             self.save()
             if _lacks_memory(error):
@@ -579,6 +582,16 @@ class _Kept:
             warnings.warn(
                 f"{self.checkpoint.path} could not be written: {error}. What was saved before is "
                 "kept, and training goes on",
+                CheckpointWarning,
+                stacklevel=8,
+            )
+
+    def _say_what_is_saved(self):
+        epochs = len(self._state["history"])
+        if self._is_saved and epochs:
+            warnings.warn(
+                f"ended by SIGTERM; {self.checkpoint.path} holds {epochs} epochs, and the same fit "
+                "goes on from there",
                 CheckpointWarning,
                 stacklevel=8,
             )

@@ -122,6 +122,7 @@ def killed_at(task):
 def signalled(task):
     """A signal in the third epoch, for a training that has not saved anything yet."""
     checkpoint._SECONDS = 1e9
+    warnings.simplefilter("always", checkpoint.CheckpointWarning)
     number = getattr(signal, task["signal"])
     acts = {in_the_middle_of(2): lambda: os.kill(os.getpid(), number)}
     if not task["send"]:

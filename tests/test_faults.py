@@ -154,6 +154,8 @@ def test_sigterm_saves_the_last_finished_epoch_and_ends_the_process(server):
     _, whole = server.run("signalled", send=False, **task)
     status, _ = server.run("signalled", send=True, folder=folder, **task)
     assert status == -signal.SIGTERM
+    said = (server.folder / "errors").read_text()
+    assert "phase-0.pt holds 2 epochs, and the same fit goes on from there" in said
     assert [path.name for path in folder.iterdir()] == ["phase-0.pt"]
     assert len(torch.load(folder / "phase-0.pt", weights_only=True)["history"]) == 2
     status, answer = server.run("signalled", send=False, folder=folder, **task)
