@@ -151,7 +151,7 @@ class BaseDeepClusterer(
             an OSError and a ValueError.
 
         FloatingPointError
-            If the loss is no longer finite.
+            If the loss is not finite for the second time; the first time an epoch is repeated.
         """
         self._check_parameters()
         distributed.join()

@@ -1,4 +1,4 @@
-"""The state of an unfinished training run, in one file that is always whole.
+"""The state of an unfinished training run, in a file that is always whole, and the one before it.
 
 A checkpoint holds tensors and plain values only, and is read without executing anything.
 """
@@ -6,8 +6,10 @@ A checkpoint holds tensors and plain values only, and is read without executing 
 import contextlib
 import hashlib
 import os
+import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,9 +17,22 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-_VERSION = 1
+from skcc._version import __version__
+
+_VERSION = 2
 _SECONDS = 20.0
-_PART = 2**24  # bytes of samples that are looked at together
+_PART = 2**24  # bytes that are looked at together
+_MAGIC = b"skccsum1"  # the last bytes of a file, after a checksum of what precedes them
+_DIGEST = 32
+_CONTENTS = ", contents "
+
+
+class CheckpointWarning(UserWarning):
+    """What is to be known of a checkpoint.
+
+    It could not be read or written, comes from another version of torch, or holds what was learned
+    before SIGTERM.
+    """
 
 
 def fingerprint(samples: Tensor) -> str:
@@ -31,13 +46,17 @@ def fingerprint(samples: Tensor) -> str:
     Returns
     -------
     digest : str
-        Differs if a value, the order, the shape or the type differs.
+        Says how many samples there are and of which kind; differs if a value, the order, the
+        shape or the type differs.
     """
     digest = hashlib.blake2b(f"{samples.dtype} {tuple(samples.shape)}".encode(), digest_size=16)
     # In parts of one size in bytes: the samples may be a file, mapped, larger than memory.
     for part in samples.split(max(1, _PART * len(samples) // max(1, samples.nbytes))):
         digest.update(part.cpu().contiguous().numpy())
-    return digest.hexdigest()
+    n, *shape = samples.shape
+    what = f"{n} samples of shape {tuple(shape)}" if shape else f"{n} values"
+    kind = str(samples.dtype).removeprefix("torch.")
+    return f"{what}, {kind}{_CONTENTS}{digest.hexdigest()}"
 
 
 @contextlib.contextmanager
@@ -61,18 +80,30 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_names(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
 
 
+def _sync_names(folder):
+    """Let the names of the files of a folder outlive a loss of power, where the system can."""
+    with contextlib.suppress(OSError):
+        names = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(names)
+        finally:
+            os.close(names)
+
+
 class Checkpoint:
-    """One file of a folder, replaced as training goes on.
+    """A file of a folder, replaced as training goes on, and the one that was there before it.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made when it is needed.
+        The file; its folder is made when it is needed. The one before is beside it, with
+        ".previous" in its name.
 
     settings : dict of str to object
         What must be the same for a run to be continued; plain values.
@@ -83,12 +114,14 @@ class Checkpoint:
 
     def __init__(self, path: Path, settings: dict[str, object], seed: int | None):
         self.path = Path(path)
-        self.settings = settings
+        self.previous = self.path.with_suffix(f".previous{self.path.suffix}")
+        self.settings = settings | {"the version of skcc": __version__}
         self.seed = seed
         self._saved = time.monotonic()
+        self._is_sound = False  # whether the file is known to be worth keeping as the one before
 
     def load(self) -> dict | None:
-        """Read the state that was saved last.
+        """Read the state that was saved last, or, if that cannot be read, the one before it.
 
         Returns
         -------
@@ -98,31 +131,56 @@ class Checkpoint:
         Raises
         ------
         ValueError
-            If the file is damaged, or belongs to a run with other settings; says which.
+            If there are files but none can be read, or if the run had other settings; says which.
+
+        Warns
+        -----
+        CheckpointWarning
+            If the newest file cannot be read, or was written by another version of torch.
         """
-        if not self.path.exists():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            version, settings = state["version"], state["settings"]
-        except Exception as error:
-            raise ValueError(f"{self.path} is no checkpoint that can be read: {error}") from error
-        if version != _VERSION:
-            raise ValueError(f"{self.path} has version {version}; this skcc reads {_VERSION}")
-        differing = [
-            f"{name} was {settings.get(name)!r} and is {value!r}"
-            for name, value in self.settings.items()
-            if settings.get(name) != value
-        ]
-        if differing:
+        problems = []
+        for path in (self.path, self.previous):
+            try:
+                state = _read(path)
+            except FileNotFoundError:  # the newest one: of a process killed while it renamed them
+                continue
+            except Exception as error:
+                problems.append(f"{path} is no checkpoint that can be read: {error}")
+                continue
+            self._demand_same_run(state, path)
+            self._is_sound = path == self.path
+            if problems:
+                _warn(f"{problems[0]}. Going on from {path}, which was saved before it")
+            self._compare_torch(state, path)
+            return state
+        if problems:
+            raise ValueError(f"{'; '.join(problems)}. Delete it, and training starts again.")
+        return None
+
+    def _demand_same_run(self, state, path):
+        if state["version"] != _VERSION:
+            raise ValueError(f"{path} has version {state['version']}; this skcc reads {_VERSION}")
+        then, now = state["settings"], self.settings
+        names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+        # Data first: much of the rest may only follow from it.
+        names.sort(key=lambda name: _CONTENTS not in f"{then.get(name)}")
+        if names:
             raise ValueError(
-                f"{self.path} belongs to another run: {'; '.join(differing)}. Give another "
-                "checkpoint_dir, or the same data and parameters."
+                f"{path} belongs to another run: "
+                + "; ".join(_difference(name, then.get(name), now.get(name)) for name in names)
+                + ". Give another checkpoint_dir, or what it was begun with."
             )
-        return state
+
+    def _compare_torch(self, state, path):
+        then, now = state["torch"], _torch_version()
+        if then != now:
+            _warn(
+                f"{path} was saved with torch {then}, and this is torch {now}: training goes on "
+                "from it, but the last digits may differ from those of a run in one piece"
+            )
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last save.
+        """Whether enough time has passed since the last save, or the last attempt at one.
 
         Returns
         -------
@@ -132,15 +190,103 @@ class Checkpoint:
         return time.monotonic() - self._saved >= _SECONDS
 
     def save(self, state: dict) -> None:
-        """Replace the file by a new one, at once.
+        """Replace the file by a new one, at once; what it was becomes the one before.
 
         Parameters
         ----------
         state : dict
             Tensors, plain values, and lists and dicts of them.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, as on a full disk; what was saved earlier is still there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        own = {"version": _VERSION, "settings": self.settings, "seed": self.seed}
-        with replaced(self.path) as file:
-            torch.save({**own, **state}, file)
         self._saved = time.monotonic()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in self.path.parent.glob(f"{self.path.name}.*.tmp"):
+            abandoned.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        own = {"version": _VERSION, "torch": _torch_version()}
+        own |= {"settings": self.settings, "seed": self.seed}
+        with replaced(self.path) as file:
+            _write({**own, **state}, file)
+            if self._is_sound and self.path.exists():
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(self.path, self.previous)
+        self._is_sound = True
+
+
+def remove(folder: Path) -> None:
+    """Delete the checkpoints of a run that is finished, and the folder unless it holds more.
+
+    Parameters
+    ----------
+    folder : Path
+        A `checkpoint_dir`.
+    """
+    for path in Path(folder).glob("phase-*.pt*"):  # what a killed process left behind, too
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or holds what is not ours
+        Path(folder).rmdir()
+
+
+class _Summed:
+    """A file that is written, and a checksum of what was."""
+
+    def __init__(self, file):
+        self._file, self._digest = file, hashlib.blake2b(digest_size=_DIGEST)
+
+    def write(self, part):
+        self._digest.update(part)
+        return self._file.write(part)
+
+    def flush(self):
+        self._file.flush()
+
+    def end(self):
+        self._file.write(self._digest.digest() + _MAGIC)
+
+
+def _write(state, file):
+    summed, before = _Summed(file), sys.exception()
+    try:
+        torch.save(state, summed)
+    except RuntimeError as error:
+        # After a write that failed torch still tries to finish the archive, and fails with that.
+        raise error if error.__context__ in (None, before) else error.__context__ from None
+    summed.end()
+
+
+def _read(path):
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - _DIGEST - len(_MAGIC)
+        digest = hashlib.blake2b(digest_size=_DIGEST)
+        while left > 0 and (part := file.read(min(left, _PART))):
+            digest.update(part)
+            left -= len(part)
+        end = file.read()
+    # torch does not look at the checksums in its archives.
+    if end != digest.digest() + _MAGIC:
+        raise ValueError("it is cut off, damaged, or none of this skcc")
+    state = torch.load(path, map_location="cpu", weights_only=True)  # ignores what follows
+    if not isinstance(state, dict) or not {"version", "torch", "settings", "seed"} <= state.keys():
+        raise ValueError("it is none of this skcc")
+    return state
+
+
+def _difference(name, then, now):
+    kinds = [f"{value}".partition(_CONTENTS)[0] for value in (then, now)]
+    if not any(_CONTENTS in f"{value}" for value in (then, now)):
+        return f"{name} was {then!r} and is {now!r}"
+    if kinds[0] == kinds[1]:
+        return f"{name} was changed: {kinds[0]}, as before, but other values or another order"
+    return f"{name} was {kinds[0]} and is {kinds[1]}"
+
+
+def _torch_version():
+    return str(torch.__version__).partition("+")[0]
+
+
+def _warn(message):
+    warnings.warn(message, CheckpointWarning, stacklevel=3)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import skcc
-from skcc import benchmark, data, distributed, engine, outputs, persistence, report
+from skcc import benchmark, checkpoint, data, distributed, engine, outputs, persistence, report
 
 _CHECKPOINT, _SORTED, _RECORD = "checkpoint", "sorted", "run.json"
 _MODEL, _LABELS, _HISTORY, _PAGE = "model.safetensors", "labels.csv", "history.csv", "report.html"
@@ -364,10 +364,7 @@ def _written(options, estimator, table, started):
     outputs.write(out / _RECORD, json.dumps(record, indent=1).encode())
     if options.sort:
         _sort(options, files, names, labels)
-    for part in (out / _CHECKPOINT).glob("phase-*.pt"):
-        part.unlink()
-    with contextlib.suppress(OSError):  # not there, or holds what is not ours
-        (out / _CHECKPOINT).rmdir()
+    checkpoint.remove(out / _CHECKPOINT)
     return record
 
 

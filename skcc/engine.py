@@ -7,6 +7,7 @@ no method, loss or network. All randomness of an epoch comes from (seed, epoch).
 import contextlib
 import inspect
 import math
+import signal
 import threading
 import time
 import warnings
@@ -16,10 +17,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from skcc import distributed
 from skcc.augment import Views
-from skcc.checkpoint import Checkpoint
+from skcc.checkpoint import Checkpoint, CheckpointWarning
 from skcc.data import Store
 from skcc.objective import Objective
 
@@ -31,6 +33,10 @@ _global_rng = threading.RLock()
 
 class TrainingInterruptedWarning(UserWarning):
     """Ctrl-C ended training early. Made an error by a filter, it ends `fit` without a result."""
+
+
+class DivergenceWarning(UserWarning):
+    """Terms of the loss or weights were not finite; training went back by an epoch, once."""
 
 
 def one_cycle(progress: float) -> float:
@@ -131,9 +137,10 @@ def n_steps(n: int, batch_size: int) -> int:
     return min(math.ceil(n / batch_size), max(1, n // 2))
 
 
-def _epoch_generator(seed, epoch):
+def _epoch_generator(seed, epoch, attempt=0):
     """Randomness that belongs to one epoch, whatever came before it."""
-    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
+    entropy = (seed, epoch, attempt) if attempt else (seed, epoch)
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
@@ -287,7 +294,8 @@ def train(
     An epoch is a pass over the unlabelled samples, if there are any, and then one over those to be
     clustered. Ctrl-C ends training early: what was learned stays, and a
     `TrainingInterruptedWarning` says so. The checkpoint then holds the last epoch that was
-    finished.
+    finished. So it does after any error, and after SIGTERM, which still ends the process; the
+    latter in the main thread and where SIGTERM has no other handler.
 
     Several processes (see `skcc.distributed`) share each batch, by their ranks, and train the same
     model as one would.
@@ -359,13 +367,26 @@ def train(
     Raises
     ------
     FloatingPointError
-        If a term is no longer finite; names the epoch and the term.
+        If a term or a weight is not finite for the second time; names the epoch and the term.
 
     torch.OutOfMemoryError
         If a batch does not fit into the memory of the device; names one that does.
 
+    MemoryError
+        If a step on the CPU needs more memory than there is.
+
     skcc.distributed.LostRankError
-        If another process has ended; the checkpoint then holds the last epoch that was finished.
+        If another process has ended.
+
+    Warns
+    -----
+    DivergenceWarning
+        The first time that a term or a weight is not finite. The epoch is then repeated from the
+        end of the one before it, with other draws.
+
+    skcc.checkpoint.CheckpointWarning
+        If the checkpoint cannot be written, as on a full disk. Training goes on, and it is tried
+        again.
     """
     device = device_of(objective)
     several = distributed.world_size() > 1
@@ -379,56 +400,45 @@ def train(
     )
     whole = _whole(objective, store, views, dtype)
 
-    def update(losses, batch, tables, at, index):
-        with distributed.watched():
-            with autocast(device, dtype):
-                terms = losses(_views_of(views, batch, tables, at), index)
-                loss = sum(terms.values())
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        objective.after_step()
-        return {name: term.detach() for name, term in terms.items()}
-
-    losses = _Averaged(objective, static=unlabeled is None) if several else objective
-    passes = [_Pass(store, views, partial(update, losses), batch_size, captured)]
-    if unlabeled is not None:
-        aside = partial(update, losses.unlabeled)
-        passes.insert(0, _Pass(unlabeled, views, aside, batch_size, captured, after=len(store)))
+    passes = _passes(
+        objective, optimizer, (store, unlabeled), views,
+        dtype=dtype, batch_size=batch_size, captured=captured,
+    )  # fmt: skip
     steps = sum(one.steps for one in passes)
     kept = _Kept(checkpoint, objective, optimizer)
     history = kept.restore()
     rate = _Rate(optimizer, learning_rate, SCHEDULES[schedule], epochs * steps)
-    rate.done = len(history) * steps
     too_large = False
     objective.train()
+
+    def terms_of(epoch, attempt):
+        generator = _epoch_generator(seed, epoch, attempt)
+        if global_rng:
+            seed_global_rng(generator.initial_seed() + distributed.rank(), device)
+        rate.done = epoch * steps
+        objective.before_epoch(epoch, whole, generator)
+        terms = _run_passes(passes, generator, rate, device)
+        if not sync_batchnorm:
+            distributed.average_statistics(objective)
+        return terms
+
     try:
         with (
+            kept.whatever_happens(max(one.size for one in passes)),
             private_rng(seed, device) if global_rng else contextlib.nullcontext(),
             distributed.synchronised_batch_norm(objective, sync_batchnorm),
         ):
             for epoch in range(len(history), epochs):
                 begin()
                 started = time.perf_counter()
-                generator = _epoch_generator(seed, epoch)
-                if global_rng:
-                    seed_global_rng(generator.initial_seed() + distributed.rank(), device)
-                objective.before_epoch(epoch, whole, generator)
-                history.append(_run_passes(passes, generator, rate, device))
-                _demand_finite(history, epoch)
-                if not sync_batchnorm:
-                    distributed.average_statistics(objective)
+                history.append(kept.finite(partial(terms_of, epoch), epoch))
                 stop = distributed.any_of(report(history, time.perf_counter() - started))
                 kept.add(history, last=stop or len(history) == epochs)
                 if stop:
                     break
     except torch.OutOfMemoryError:
         too_large = True  # what was computed is let go before smaller batches are tried
-    except distributed.LostRankError:
-        kept.save()
-        raise
     except KeyboardInterrupt:
-        kept.save()
         if several:  # nobody knows where the others are
             raise
         warnings.warn(
@@ -470,16 +480,68 @@ def _whole(objective, store, views, dtype):
     return lambda function: sweep(objective, store, function, view=views.plain, dtype=dtype)
 
 
+def _passes(objective, optimizer, stores, views, *, dtype, batch_size, captured):
+    """What an epoch consists of; `stores` are the samples to be clustered, and others or None."""
+    store, unlabeled = stores
+    losses = objective
+    if distributed.world_size() > 1:
+        losses = _Averaged(objective, static=unlabeled is None)
+
+    def update(losses, batch, tables, at, index):
+        with distributed.watched():
+            with autocast(batch.device, dtype):
+                terms = losses(_views_of(views, batch, tables, at), index)
+                loss = sum(terms.values())
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        objective.after_step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    passes = [_Pass(store, views, partial(update, losses), batch_size, captured)]
+    if unlabeled is not None:
+        aside = partial(update, losses.unlabeled)
+        passes.insert(0, _Pass(unlabeled, views, aside, batch_size, captured, after=len(store)))
+    return passes
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM has come."""
+
+
+@contextlib.contextmanager
+def _termination_raised():
+    """Let SIGTERM raise an error, as Ctrl-C does.
+
+    Handlers belong to the main thread, and one of the user stays what it is.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number, frame):
+        raise _TerminatedError
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class _Kept:
-    """The state at the end of the last epoch, in a checkpoint or on its way there; if there is one.
+    """The state at the end of the last epoch, in memory and, if there is one, in a checkpoint.
 
     It is copied after every epoch, which costs no more than a step of the optimizer, so that
-    Ctrl-C in the middle of the next loses nothing of it.
+    Ctrl-C in the middle of the next loses nothing of it, and an epoch that fails can be repeated.
     """
 
     def __init__(self, checkpoint, objective, optimizer):
         self.checkpoint, self.objective, self.optimizer = checkpoint, objective, optimizer
-        self._unsaved = None
+        self._state, self._is_saved = None, True
+        self._repeated = None  # the epoch that was; each training has one such chance
 
     def restore(self) -> list[dict[str, float]]:
         """Take up what was saved, if anything was; return its history."""
@@ -487,26 +549,121 @@ class _Kept:
         if self.checkpoint is not None:
             state = distributed.from_first(self.checkpoint.load)
         if state is None:
+            self._state = self._copied([])
             return []
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._repeated = state["repeated"]
+        self._state = self._copied(state["history"])  # the optimizer changes what it was given
         return state["history"]
 
+    @contextlib.contextmanager
+    def whatever_happens(self, batch_size):
+        """Save what is not yet written before an error, Ctrl-C or SIGTERM ends training."""
+        try:
+            with _termination_raised() if self.checkpoint else contextlib.nullcontext():
+                yield
+        except _TerminatedError:
+            try:
+                self.save()
+                self._say_what_is_saved()
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # whoever asks how we ended is told the truth
+        except BaseException as error:
+            self.save()
+            if _lacks_memory(error):
+                raise MemoryError(
+                    f"a step on a batch of {batch_size} samples needs more memory than there is "
+                    f"({error}); a smaller batch_size or image_size needs less"
+                ) from error
+            raise
+
+    def finite(self, run, epoch):
+        """Terms of an epoch, of a second attempt if there must be and may be one.
+
+        `run` makes an attempt, and is told its number.
+        """
+        terms = run(0)
+        fault = _fault(terms, self.objective)
+        if fault is None:
+            return terms
+        if self._repeated is None:
+            warnings.warn(
+                f"{fault} in epoch {epoch + 1}; it is repeated with other draws, once",
+                DivergenceWarning,
+                stacklevel=7,
+            )
+            self._repeated = epoch
+            self._go_back()
+            terms = run(1)
+            fault = _fault(terms, self.objective)
+        if fault is None:
+            return terms
+        raise FloatingPointError(
+            f"{fault} in epoch {epoch + 1}, although epoch {self._repeated + 1} was repeated; a "
+            "smaller learning_rate usually helps"
+        )
+
     def add(self, history, last):
-        if self.checkpoint is None or not distributed.is_first():
-            return
-        self._unsaved = {
-            "objective": _on_host(self.objective.state_dict()),
-            "optimizer": _on_host(self.optimizer.state_dict()),
-            "history": list(history),
-        }
-        if last or self.checkpoint.is_due():
+        self._state = self._copied(history)
+        self._is_saved = self.checkpoint is None or not distributed.is_first()
+        if last or (self.checkpoint is not None and self.checkpoint.is_due()):
             self.save()
 
     def save(self):
-        if self._unsaved is not None:
-            self.checkpoint.save(self._unsaved)
-            self._unsaved = None
+        """Write what is not yet written; if that fails, what was written before is still there."""
+        if self._is_saved:
+            return
+        try:
+            self.checkpoint.save(self._state)
+            self._is_saved = True
+        except OSError as error:
+            warnings.warn(
+                f"{self.checkpoint.path} could not be written: {error}. What was saved before is "
+                "kept, and training goes on",
+                CheckpointWarning,
+                stacklevel=8,
+            )
+
+    def _say_what_is_saved(self):
+        epochs = len(self._state["history"])
+        if self._is_saved and epochs:
+            warnings.warn(
+                f"ended by SIGTERM; {self.checkpoint.path} holds {epochs} epochs, and the same fit "
+                "goes on from there",
+                CheckpointWarning,
+                stacklevel=8,
+            )
+
+    def _copied(self, history):
+        return {
+            "objective": _on_host(self.objective.state_dict()),
+            "optimizer": _on_host(self.optimizer.state_dict()),
+            "history": list(history),
+            "repeated": self._repeated,
+        }
+
+    def _go_back(self):
+        """Put the state back into the memory where it was, which a recorded step reads."""
+        self.objective.load_state_dict(self._state["objective"])
+        moments = self._state["optimizer"]["state"]
+        groups = self.optimizer.param_groups
+        for number, parameter in enumerate(p for group in groups for p in group["params"]):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if number in moments:
+                    value.copy_(moments[number][name])
+                else:
+                    value.zero_()  # as AdamW begins
+
+
+def _fault(terms, objective):
+    """What is not finite, in words; None if all is."""
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            return f"the {name!r} term of the loss became {value}"
+    # The last step may have spoiled them after its loss was computed.
+    largest = get_total_norm(objective.parameters(), math.inf).item()
+    return None if math.isfinite(largest) else f"the largest weight became {largest}"
 
 
 def _on_host(state):
@@ -738,10 +895,6 @@ def _too_large(passes, device):
     )
 
 
-def _demand_finite(history, epoch):
-    for name, value in history[-1].items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {name!r} term of the loss became {value} in epoch {epoch + 1}; a smaller "
-                "learning_rate usually helps"
-            )
+def _lacks_memory(error):
+    """Whether memory of the host was asked for in vain; torch has no class for that."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in f"{error}"

@@ -169,7 +169,8 @@ def common_shape(
     if not note or note.keys() != {"short", "size", "channels", "failed"}:
         note = _survey(sources, n_jobs, on_error)
         if names and distributed.is_first() and identity(sources) == names:
-            cache.save_note(path, key, note)
+            with contextlib.suppress(OSError):  # it saves time only; pixels that follow will tell
+                cache.save_note(path, key, note)
     elif note["failed"] and on_error == "raise":
         _survey(sources, n_jobs, on_error)  # for its error
     return _shape(note, side)

@@ -312,17 +312,46 @@ class SourceStore(Store):
             If one cannot be read and that is not allowed, or if none can.
 
         OSError
-            If the folder cannot be written to.
+            If the folder cannot be written to, or its disk is full; nothing is left there then.
+
+        MemoryError
+            If they do not fit into memory.
         """
         if cache_dir is None:
-            samples = np.zeros((len(self), *self.shape), dtype=np.uint8)
-            filled = 0
-            for index in self._runs(_LARGE_BLOCK):
-                filled += len(self._readable(index, samples[filled : filled + len(index)]))
-            return Store(torch.from_numpy(samples[:filled]), self.invalid)
+            return self._read_into_memory()
         found = self.cached(cache_dir)
         if distributed.all_of(found is not None):
             return found
+        try:
+            return self._read_into_file(cache_dir)
+        except OSError as error:
+            if error.errno is None:  # an image, and not the disk
+                raise
+            raise type(error)(
+                error.errno,
+                f"decoded images cannot be kept, {self._amount()}: {error.strerror}. Make room, or "
+                "give another cache_dir, or None to hold them in memory",
+                str(cache_dir),
+            ) from error
+
+    def _amount(self):
+        n_bytes = len(self) * int(np.prod(self.shape))
+        return f"{len(self):,} of shape {self.shape} or {n_bytes / 2**20:,.0f} MiB"
+
+    def _read_into_memory(self):
+        try:
+            samples = np.zeros((len(self), *self.shape), dtype=np.uint8)
+        except MemoryError as error:
+            raise MemoryError(
+                f"decoded images do not fit into memory, {self._amount()}: cache_dir keeps them in "
+                "a file, a smaller image_size takes less"
+            ) from error
+        filled = 0
+        for index in self._runs(_LARGE_BLOCK):
+            filled += len(self._readable(index, samples[filled : filled + len(index)]))
+        return Store(torch.from_numpy(samples[:filled]), self.invalid)
+
+    def _read_into_file(self, cache_dir):
         self.invalid.clear()
         named = self._file(cache_dir)
         if named is None:

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import skcc
 from skcc.data import ImageReadError
+from skcc.engine import DivergenceWarning
 
 GOOD = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
@@ -143,7 +144,7 @@ def test_a_failed_refit_leaves_the_fitted_model(fitted):
 def test_training_that_fails_leaves_the_fitted_model(fitted):
     before = fitted.predict_proba(GOOD)
     fitted.set_params(augment=lambda images: images * float("nan"), n_clusters=5)
-    with pytest.raises(FloatingPointError):
+    with pytest.warns(DivergenceWarning), pytest.raises(FloatingPointError):
         fitted.fit(GOOD[:, :6])
     np.testing.assert_array_equal(fitted.predict_proba(GOOD), before)
 

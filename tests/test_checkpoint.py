@@ -1,5 +1,6 @@
 """Checkpoints: whole, safe, and of the right run."""
 
+import hashlib
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from skcc import ContrastiveClustering
-from skcc.checkpoint import Checkpoint, fingerprint
+from skcc.checkpoint import Checkpoint, fingerprint, remove
 from skcc.engine import TrainingInterruptedWarning
 
 
@@ -47,19 +48,45 @@ class Evil:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "pickle", "foreign"])
-def test_damaged_and_hostile_files_are_refused_and_execute_nothing(tmp_path, kind, capsys):
+def summed(contents):
+    """With the checksum of a checkpoint."""
+    return contents + hashlib.blake2b(contents, digest_size=32).digest() + b"skccsum1"
+
+
+@pytest.mark.parametrize("with_checksum", [False, True])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "pickle", "hostile", "foreign", "list"])
+def test_damaged_and_hostile_files_are_refused_and_execute_nothing(
+    tmp_path, kind, with_checksum, capsys
+):
     path = tmp_path / "c.pt"
     Checkpoint(path, {}, 0).save({"w": torch.zeros(1000)})
     whole = path.read_bytes()
-    if kind == "foreign":
-        torch.save({"other": 1}, path)
+    if kind in ("hostile", "foreign", "list"):
+        torch.save({"hostile": Evil(), "foreign": {"other": 1}, "list": [1]}[kind], path)
+        contents = path.read_bytes()
     else:
-        contents = {"truncated": whole[:-500], "empty": b"", "pickle": pickle.dumps(Evil())}
-        path.write_bytes(contents[kind])
+        contents = {"truncated": whole[:-500], "empty": b"", "pickle": pickle.dumps(Evil())}[kind]
+    path.write_bytes(summed(contents) if with_checksum else contents)
     with pytest.raises(ValueError, match="no checkpoint that can be read"):
         Checkpoint(path, {}, 0).load()
     assert capsys.readouterr().out == ""
+
+
+def test_what_a_finished_run_leaves_is_removed_and_nothing_else(tmp_path):
+    folder = tmp_path / "run"
+    for phase in (0, 1):
+        c = Checkpoint(folder / f"phase-{phase}.pt", {}, 0)
+        c.save({})
+        c.save({})
+    (folder / "phase-1.pt.123abc.tmp").write_bytes(b"half")
+    assert len(list(folder.iterdir())) == 5
+    (folder / "mine.txt").write_text("")
+    remove(folder)
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    (folder / "mine.txt").unlink()
+    remove(folder)
+    assert not folder.exists()
+    remove(folder)
 
 
 def test_fingerprints_tell_data_apart():
@@ -83,7 +110,8 @@ def test_fit_continues_where_it_stopped(tmp_path, shapes, random_state):
     np.testing.assert_array_equal(loaded.labels_, first.labels_)
     with pytest.raises(ValueError, match=r"max_epochs was 4 and is 5"):
         ContrastiveClustering(**how | {"max_epochs": 5}, checkpoint_dir=tmp_path).fit(X)
-    with pytest.raises(ValueError, match=r"X was '.*' and is"):
+    as_before = r"X was changed: 120 samples of shape \(16, 16, 1\), uint8, as before, but other"
+    with pytest.raises(ValueError, match=as_before):
         ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X[::-1])
 
 

@@ -131,7 +131,10 @@ def test_a_term_that_is_not_finite_is_named(store, bad):
             terms = super().forward(views, index)
             return terms | {"squared": terms["squared"] * (1 if len(self.batches) < 10 else bad)}
 
-    with pytest.raises(FloatingPointError, match=r"'squared' term.*epoch 2"):
+    with (
+        pytest.warns(engine.DivergenceWarning, match=r"'squared' term.*epoch 2"),
+        pytest.raises(FloatingPointError, match=r"'squared' term.*epoch 2"),
+    ):
         train(Broken(), store)
 
 

@@ -10,8 +10,9 @@ import skcc
 ROOT = Path(skcc.__file__).parent
 # From the ground up; a file may import only from lower storeys.
 STOREYS = [
+    {"_version"},
     {"losses", "backbones", "augment", "decoding", "metrics", "checkpoint", "parameters"}
-    | {"distributed", "_version"},
+    | {"distributed"},
     {"callbacks", "objective", "persistence", "cache", "sources", "records", "outputs"},
     {"files", "stores"},
     {"data"},
