@@ -16,6 +16,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -23,6 +24,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _TIMEOUT = timedelta(minutes=10)  # a rank that is killed is noticed at once, one that hangs then
@@ -178,9 +180,10 @@ def watched() -> Iterator[None]:
 def _lost(error):
     if isinstance(error, LostRankError):
         return error
+    said = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
     return LostRankError(
         f"rank {rank()} of {world_size()} has lost another one, which ended or does not answer: "
-        f"{str(error).strip().splitlines()[0]}. Its own messages say why. Start all again; with a "
+        f"{said}. Its own messages say why. Start all again; with a "
         "checkpoint_dir training then goes on where it was."
     )
 
@@ -542,44 +545,51 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
-        mean, variance, n = _moments(x if x.dtype == torch.float64 else x.float())
-        scale = (variance + eps).rsqrt()
-        like = (1, -1, *[1] * (x.ndim - 2))
-        normal = (x - mean.view(like)) * scale.view(like)
-        ctx.save_for_backward(normal, scale, weight)
-        ctx.n, ctx.has_bias = n, bias is not None
-        output = normal
-        if weight is not None:
-            output = output * weight.view(like)
-        if bias is not None:
-            output = output + bias.view(like)
+        full = x if x.dtype == torch.float64 else x.float()
+        mean, variance, n = _moments(full)
+        # Of no rows torch ends the process by a division by zero.
+        output = (
+            F.batch_norm(full, mean, variance, weight, bias, eps=eps) if len(x) else full.clone()
+        )
+        ctx.save_for_backward(x, mean, variance, n, weight)
+        ctx.eps, ctx.has_bias = eps, bias is not None
         ctx.mark_non_differentiable(mean, variance, n)
         return output.to(x.dtype), mean, variance, n
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        normal, scale, weight = ctx.saved_tensors
-        like = (1, -1, *[1] * (gradient.ndim - 2))
-        across = [0, *range(2, gradient.ndim)]
-        along = gradient.to(normal.dtype)
-        own = torch.stack([along.sum(across), (along * normal).sum(across)])
-        mean, slope = (_all_reduce(own.clone()) / ctx.n).unbind()
+        x, mean, variance, n, weight = ctx.saved_tensors
+        full, along = x.to(mean.dtype), gradient.to(mean.dtype)
+        # Sums of the gradient, and of its products with what is normalised; in one pass.
+        slope = total = torch.zeros_like(mean)
+        if len(x):
+            _, slope, total = torch.ops.aten.native_batch_norm_backward(
+                along, full, mean.new_ones(len(mean)), mean, variance, None, None, False, ctx.eps,
+                [False, True, True],
+            )  # fmt: skip
+        means, slopes = (_all_reduce(torch.stack([total, slope])) / n).unbind()
+        scale = (variance + ctx.eps).rsqrt()
         factor = scale if weight is None else scale * weight
-        x = (along - mean.view(like) - normal * slope.view(like)) * factor.view(like)
+        steep = factor * slopes * scale
+        like = (1, -1, *[1] * (x.ndim - 2))
+        # The gradient less its projections on a constant and on what is normalised, times factor.
+        back = (along - means.view(like)).mul_(factor.view(like))
+        back.addcmul_(full - mean.view(like), -steep.view(like))
         return (
-            x.to(gradient.dtype),
-            None if weight is None else own[1].to(weight.dtype),
-            own[0] if ctx.has_bias else None,
+            back.to(gradient.dtype),
+            None if weight is None else slope.to(weight.dtype),
+            total if ctx.has_bias else None,
             None,
         )
 
 
 def _moments(x):
     """Mean and variance of each channel over all processes, and the number behind them."""
-    across = [0, *range(2, x.ndim)]
     count = x.numel() // x.shape[1]
     if count:
-        variance, mean = torch.var_mean(x, across, correction=0)
+        # Of all ways on a CPU the quickest.
+        _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
+        variance = inverse.pow(-2)
     else:
         variance = mean = x.new_zeros(x.shape[1])
     parts = _all_gather(torch.stack([mean, variance, torch.full_like(mean, count)]))

@@ -246,11 +246,11 @@ def command(folder):
     out, text = folder / f"command-{distributed.world_size()}", io.StringIO()
     options = ["-k", "3", "-o", str(out), "--epochs", "2", "--on-error", "warn", "--jobs", "1"]
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        codes = [
-            cli.main(["fit", str(folder / "files"), *options]),
-            cli.main(["predict", str(out / "model.safetensors"), str(folder / "files"),
-                      "--on-error", "warn", "-o", str(out / "predicted.csv")]),
-        ]  # fmt: skip
+        codes = [cli.main(["fit", str(folder / "files"), *options])]
+        distributed.share(None)  # the first one has written the model
+        options = ["--on-error", "warn", "-o", str(out / "predicted.csv")]
+        model = str(out / "model.safetensors")
+        codes.append(cli.main(["predict", model, str(folder / "files"), *options]))
     return {"codes": codes, "text": text.getvalue()}
 
 
