@@ -589,7 +589,7 @@ def _moments(x):
     if count:
         # Of all ways on a CPU the quickest.
         _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
-        variance = inverse.pow(-2)
+        variance = inverse.pow(-2).masked_fill(inverse == 0, 0)  # where all are the same
     else:
         variance = mean = x.new_zeros(x.shape[1])
     parts = _all_gather(torch.stack([mean, variance, torch.full_like(mean, count)]))
