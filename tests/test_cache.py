@@ -440,8 +440,8 @@ except MemoryError:
 try:
     model.fit(folder)
     raise SystemExit("they fit into memory")
-except MemoryError:
-    pass
+except MemoryError as error:
+    assert "cache_dir keeps them in a file" in str(error), error
 model.set_params(cache_dir=cache).fit(folder)
 labels = model.labels_
 assert (model.predict(folder) == labels).all()
