@@ -708,18 +708,23 @@ class BaseDeepClusterer(
         """The fitted module, on the device that is asked for now."""
         device = engine.resolve_device(self.device)
         objective = self._live.objective
-        if objective is None:
-            same = type(self)(**self._fitted_with)
-            same.settings_ = self.settings_
+        if objective is None or engine.device_of(objective) != device:
+            # One thread builds it, the others take what it built. It is never moved: a thread may
+            # be computing with it where it is.
             with engine.private_rng(0, device):
-                *_, (objective, _) = same._phases_from_scratch(self._format.shape)
-            objective.release()
-            objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
-            objective.eval().to(memory_format=torch.channels_last)
-        if engine.device_of(objective) != device:
-            objective = objective.to(device)
-        self._live.objective = objective
+                objective = self._live.objective
+                if objective is None or engine.device_of(objective) != device:
+                    objective = self._live.objective = self._rebuilt(device)
         return objective
+
+    def _rebuilt(self, device):
+        """The fitted module, made from its weights."""
+        same = type(self)(**self._fitted_with)
+        same.settings_ = self.settings_
+        *_, (objective, _) = same._phases_from_scratch(self._format.shape)
+        objective.release()
+        objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
+        return objective.eval().to(device, memory_format=torch.channels_last)
 
     def _sweep(self, store, function, view=None):
         objective = self._objective()

@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 import skcc
+from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.metrics import clustering_accuracy
 
 # Most fits are far too short, and folds are small.
@@ -46,18 +47,19 @@ def twice_the_contrast(X):
 # -- searches -------------------------------------------------------------------------------
 
 
+# How X is split and sent does not depend on the method: of the second, one kind is enough.
 @pytest.mark.parametrize(
-    "kind",
+    ("cls", "kind"),
     [
-        "NHWC uint8",
-        pytest.param("NCHW tensor", marks=pytest.mark.skipif(
+        (ContrastiveClustering, "NHWC uint8"),
+        pytest.param(ContrastiveClustering, "NCHW tensor", marks=pytest.mark.skipif(
             RELEASE < (1, 7), reason="scikit-learn 1.6 cannot split tensors")),
-        "paths",
-        "strings",
-        "PIL",
+        (ContrastiveClustering, "paths"),
+        (ContrastiveClustering, "strings"),
+        (ContrastiveClustering, "PIL"),
+        (TwinContrastClustering, "paths"),
     ],
 )  # fmt: skip
-@every_estimator
 def test_a_search_over_the_number_of_clusters_takes_any_images(cls, kinds_of_x, kind):
     X, grid = kinds_of_x[kind], {"n_clusters": [2, 3]}
     search = GridSearchCV(quick(cls), grid, cv=2, error_score="raise").fit(X)
@@ -68,9 +70,17 @@ def test_a_search_over_the_number_of_clusters_takes_any_images(cls, kinds_of_x, 
     np.testing.assert_array_equal(search.best_estimator_.labels_, best.labels_)
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
-@pytest.mark.parametrize("kind", ["NHWC uint8", "paths", "PIL"])
-@every_estimator
+@pytest.mark.parametrize(
+    ("cls", "kind", "backend"),
+    [
+        (ContrastiveClustering, "NHWC uint8", "loky"),
+        (ContrastiveClustering, "paths", "loky"),
+        (ContrastiveClustering, "PIL", "loky"),
+        (ContrastiveClustering, "PIL", "threading"),
+        (TwinContrastClustering, "NHWC uint8", "threading"),
+        pytest.param(TwinContrastClustering, "PIL", "loky", marks=pytest.mark.long),
+    ],
+)
 def test_two_workers_find_what_one_does(cls, kinds_of_x, shapes, kind, backend):
     X, kinds = kinds_of_x[kind], shapes[1]
     scoring = {
