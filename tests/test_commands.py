@@ -325,9 +325,7 @@ def interrupted_fit(arguments, epochs):
     return (process.returncode, out, err) if process.returncode else None
 
 
-def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(
-    photos, tmp_path, capsys
-):
+def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos, tmp_path, capsys):
     """A real signal to a real process; what goes on then ends as if nothing had happened."""
     how = ["-k", "3", "--set", "batch_size=60", "image_size=8"]
     for epochs in (25, 100, 400, 1600):  # on a busy machine we may be slower than the training
