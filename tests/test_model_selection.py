@@ -262,12 +262,13 @@ def test_with_metadata_routing(cls, shapes):
 def test_the_html_of_a_fitted_estimator_stays_small(cls, shapes):
     X = shapes[0]
     reference = len(KMeans(3, n_init=1).fit(X.reshape(120, -1))._repr_html_())
-    small = len(quick(cls).fit(X)._repr_html_())
+    model = quick(cls).fit(X)
+    small = len(model._repr_html_())
     large = len(quick(cls, max_epochs=1, backbone="resnet18-small").fit(X)
                 ._repr_html_())  # fmt: skip
     assert small < 1.4 * reference
     assert large < small + 2000, "it does not grow with the network"
-    assert len(repr(quick(cls).fit(X))) < 200
+    assert len(repr(model)) < 200
 
 
 class LazyImages:
