@@ -14,7 +14,8 @@ OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py \
 	tests/test_model_selection.py tests/test_persistence.py tests/test_properties.py \
 	tests/test_sources.py tests/test_stores.py
 
-.PHONY: demo test test-newest test-oldest test-all gpu gpu-cifar10 gpu-cifar10-short lint clean
+.PHONY: demo test test-newest test-oldest test-all gpu gpu-cifar10 gpu-cifar10-short lint audit \
+	clean
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -71,6 +72,18 @@ gpu-cifar10:
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive skcc
+
+# Known holes in the packages of the environment; needs the database of PyPI, so it is no part of `make
+# test`. The last line says whether it could be asked.
+audit: .venv/installed
+	@found=$$($(BIN)/pip-audit --local --skip-editable --progress-spinner off 2>&1); status=$$?; \
+	echo "$$found"; \
+	if echo "$$found" | grep -qE "could not be audited|ConnectionError|Max retries|Failed to"; then \
+		echo "make audit: the database could not be asked about some packages, or about any:" \
+			"what is above says nothing about those"; exit 1; \
+	elif [ $$status -ne 0 ]; then echo "make audit: there are known holes"; exit 1; \
+	else echo "make audit: no known holes"; fi
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -694,6 +694,9 @@ class BaseDeepClusterer(
     def load(cls, path, *, device="auto", backbone=None, augment=None):
         """Read an estimator that was saved; nothing in the file is executed.
 
+        Where it computes, and where it keeps files (`cache_dir`, `checkpoint_dir`), is not taken
+        from the file: those are places of the machine on which it was written.
+
         Parameters
         ----------
         path : str or Path
@@ -728,19 +731,35 @@ class BaseDeepClusterer(
         if header.get("estimator") != cls.__name__:
             raise ValueError(f"{path} holds a {header.get('estimator')}, not a {cls.__name__}")
         estimator = cls()
+        _demand_plain_attributes(cls, state, path)
         unknown = set(state.get("_fitted_with", {})) ^ set(estimator.get_params(deep=False))
         if unknown:
             raise ValueError(
                 f"{path} was written with {header.get('versions')}; this is skcc "
                 f"{__version__}. They differ in the parameters {', '.join(sorted(unknown))}"
             )
-        estimator.__setstate__(state)
-        estimator.set_params(device=device)
         try:
+            estimator.__setstate__(state)
+            estimator.set_params(device=device, cache_dir=None, checkpoint_dir=None)
+            estimator._demand_weights_that_fit()
             estimator._objective()
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"{path}: its weights do not fit its parameters: {error}") from error
         return estimator
+
+    def _demand_weights_that_fit(self):
+        """Before memory is taken for a network: whether it has the size of the weights."""
+        if isinstance(self._fitted_with["backbone"], nn.Module):
+            return
+        with torch.device("meta"):
+            objective = self._network()
+        wanted = {name: tuple(value.shape) for name, value in objective.state_dict().items()}
+        stored = {name: value.shape for name, value in self.weights_.items()}
+        for name in sorted(wanted.keys() | stored.keys()):
+            if wanted.get(name) != stored.get(name):
+                raise ValueError(
+                    f"{name} has shape {stored.get(name)} and should have {wanted.get(name)}"
+                )
 
     def _answer(self, X, function):
         """Rows for the images of X; NaN where one could not be read."""
@@ -758,17 +777,27 @@ class BaseDeepClusterer(
         """The fitted module, on the device that is asked for now."""
         device = engine.resolve_device(self.device)
         objective = self._live.objective
-        if objective is None:
-            same = type(self)(**self._fitted_with)
-            same.settings_ = self.settings_
+        if objective is None or engine.device_of(objective) != device:
+            # One thread builds it, the others take what it built. It is never moved: a thread may
+            # be computing with it where it is.
             with engine.private_rng(0, device):
-                *_, (objective, _) = same._phases_from_scratch(self._format.shape)
-            objective.release()
-            objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
-            objective.eval().to(memory_format=torch.channels_last)
-        if engine.device_of(objective) != device:
-            objective = objective.to(device)
-        self._live.objective = objective
+                objective = self._live.objective
+                if objective is None or engine.device_of(objective) != device:
+                    objective = self._live.objective = self._rebuilt(device)
+        return objective
+
+    def _rebuilt(self, device):
+        """The fitted module, made from its weights."""
+        objective = self._network()
+        objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
+        return objective.eval().to(device, memory_format=torch.channels_last)
+
+    def _network(self):
+        """A module like the fitted one, with new weights."""
+        same = type(self)(**self._fitted_with)
+        same.settings_ = self.settings_
+        *_, (objective, _) = same._phases_from_scratch(self._format.shape)
+        objective.release()
         return objective
 
     def _sweep(self, store, function, view=None):
@@ -850,6 +879,13 @@ class BaseDeepClusterer(
             self._format = data.Format(**state["_format"])
         if "weights_" in state:
             self._live = _Live()
+
+
+def _demand_plain_attributes(cls, state, path):
+    """A state sets attributes; one that would hide a method is not ours."""
+    hidden = [name for name in state if hasattr(cls, name)]
+    if hidden or not isinstance(state.get("_fitted_with", {}), dict):
+        raise ValueError(f"{path} is damaged: it would replace {', '.join(hidden) or 'parameters'}")
 
 
 def _load_backbone(backbone, weights):

@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import shutil
 import subprocess
 import time
 import warnings
@@ -348,11 +349,13 @@ def commit() -> str | None:
     commit : str or None
         Twelve digits, with a + behind them if files of it have changed; None if it is none.
     """
-    home = Path(skcc.__file__).parent
+    home, program = Path(skcc.__file__).parent, shutil.which("git")
+    if program is None:
+        return None
 
     def git(*arguments):
-        done = subprocess.run(
-            ["git", "-C", home, *arguments], capture_output=True, text=True, check=True
+        done = subprocess.run(  # nosec B603 # no shell, and nothing of it is a stranger's
+            [program, "-C", home, *arguments], capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 

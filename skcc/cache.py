@@ -8,8 +8,10 @@ images.
 
 import contextlib
 import json
+import math
 import mmap
 import os
+import re
 import struct
 import tempfile
 import time
@@ -26,6 +28,12 @@ _MAGIC = b"skccpix1"
 _END = struct.Struct("<QI8s")  # length and checksum of the trailer, and what kind of file this is
 _CHUNK = 2**24  # bytes that are read at a time
 _ABANDONED = 86400  # seconds after which a partial file has no owner any more
+_PARTIAL = re.compile(
+    r".+\.(pixels|json)\.[0-9a-f]{32}\.tmp", re.DOTALL
+)  # as `replaced` names them
+# What files that are damaged, or made to do harm, lead to; too deep a nesting of JSON among it.
+_UNTRUSTED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_UNTRUSTED += (OverflowError, struct.error)
 
 
 def load_pixels(path: Path, key: str) -> tuple[np.ndarray, dict[int, str]] | None:
@@ -49,12 +57,12 @@ def load_pixels(path: Path, key: str) -> tuple[np.ndarray, dict[int, str]] | Non
         with open(path, "rb") as file:
             trailer, end = _trailer(file)
             shape = tuple(map(int, trailer["shape"]))
-            if trailer["key"] != key or int(np.prod(shape)) != end or min(shape) < 1:
+            if trailer["key"] != key or math.prod(shape) != end or min(shape) < 1:
                 return None
             pixels = _mapped(file, shape)
             invalid = {int(i): str(reason) for i, reason in trailer["invalid"]}
             intact = _checksum(pixels) == trailer["checksum"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except _UNTRUSTED:
         return None
     return (pixels, invalid) if intact else None
 
@@ -159,7 +167,7 @@ def load_note(path: Path, key: str) -> dict | None:
     try:
         content = json.loads(path.read_bytes())
         return dict(content["note"]) if content["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except _UNTRUSTED:
         return None
 
 
@@ -209,7 +217,7 @@ def _trailer(file: BinaryIO) -> tuple[dict, int]:
 
 
 def _mapped(file, shape):
-    length = int(np.prod(shape))
+    length = math.prod(shape)
     area = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
     return np.frombuffer(area, np.uint8, length).reshape(shape)
 
@@ -233,8 +241,9 @@ def _write(file, blocks):
 
 
 def _sweep_up(folder):
-    """Remove what processes left behind that were killed while they wrote."""
+    """Remove what processes left behind that were killed while they wrote; nothing else."""
     for path in folder.glob("*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED:
+            is_old = time.time() - path.lstat().st_mtime > _ABANDONED
+            if is_old and _PARTIAL.fullmatch(path.name):
                 path.unlink()

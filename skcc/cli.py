@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
-        print(f"skcc: {error}", file=sys.stderr)
+        print(commands.printable(f"skcc: {error}"), file=sys.stderr)
         return 1
     return 0
 

@@ -22,6 +22,11 @@ from skcc import benchmark, checkpoint, data, distributed, engine, outputs, pers
 _CHECKPOINT, _SORTED, _RECORD = "checkpoint", "sorted", "run.json"
 _MODEL, _LABELS, _HISTORY, _PAGE = "model.safetensors", "labels.csv", "history.csv", "report.html"
 _NOT_RESULTS = {"checkpoint_dir", "device", "n_jobs", "verbose", "cache_dir"}
+# What a page needs of the record of a run, which may be a stranger's.
+_IN_RECORD = {
+    "path": str, "run": dict, "invalid": list, "command": str, "estimator": str, "epochs": int,
+    "seconds": (int, float), "settings": dict, "versions": dict, "classes_from_folders": bool,
+}  # fmt: skip
 
 _FIT_EXAMPLES = """examples:
   skcc fit photos/ -k 10 -o out/                      then open out/report.html
@@ -301,8 +306,8 @@ def _finished(options):
     _say(options, f"the run in {out} is finished: nothing to resume")
     if options.sort:
         paths, labels, _ = outputs.read_labels(out / _LABELS)
-        names = [os.path.relpath(path, record["path"]) for path in paths]
-        _sort(options, [Path(path) for path in paths], names, labels)
+        names = _names(paths, record)
+        _sort(options, [Path(options.path) / name for name in names], names, labels)
     return record
 
 
@@ -478,7 +483,9 @@ def _report(options):
         record = _read_record(folder)
         estimator = load(folder / _MODEL).set_params(n_jobs=options.jobs)
         paths, labels, probabilities = outputs.read_labels(folder / _LABELS)
-        names = [os.path.relpath(path, record["path"]) for path in paths]
+        if len(labels) and not -1 <= labels.min() <= labels.max() < estimator.n_clusters:
+            raise ValueError(f"{folder / _LABELS} has clusters that {folder / _MODEL} has not")
+        names = _names(paths, record)
         root = Path(options.images or record["run"]["root"])
         files = [root / name for name in names]
         missing = next((file for file in files if not file.exists()), None)
@@ -497,15 +504,35 @@ def _report(options):
         print(f"look at {page}", flush=True)
 
 
+def _names(paths, record):
+    """Names of images below the folder of a run; the files may be a stranger's."""
+    names = [os.path.relpath(path, record["path"]) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"{path!r} is not below {record['path']!r}, the folder of the run")
+    return names
+
+
 def _read_record(folder):
     path = folder / _RECORD
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run of skcc fit: there is no {path}")
     try:
         record = json.loads(path.read_text())
-        return record if {"path", "run", "invalid"} <= record.keys() else {}["path"]
-    except (ValueError, KeyError, AttributeError) as error:
+        for name, kind in _IN_RECORD.items():
+            _demand_kind(name, record[name], kind)
+        _demand_kind("root", record["run"]["root"], str)
+        _demand_kind("parameters", record["run"]["parameters"], dict)
+        for name, reason in record["invalid"]:
+            _demand_kind("invalid", name + reason, str)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
+    return record
+
+
+def _demand_kind(name, value, kind):
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
 
 
 def load(path, device: str | None = None):
@@ -560,7 +587,23 @@ def _files(path, *, without=None):
 
 def _say(options, words):
     if not options.quiet:
-        print(words, file=sys.stderr, flush=True)
+        print(printable(words), file=sys.stderr, flush=True)
+
+
+def printable(words: str) -> str:
+    """Text without what a terminal takes for a command.
+
+    Parameters
+    ----------
+    words : str
+        May hold names of files, which may hold any character.
+
+    Returns
+    -------
+    words : str
+        Characters that are not to be seen are escaped, but for the ends of lines.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in words)
 
 
 @contextlib.contextmanager
@@ -571,7 +614,7 @@ def _plain_warnings():
     def show(message, *where, **shown):
         if str(message) not in said:
             said.add(str(message))
-            print(f"skcc: warning: {message}", file=sys.stderr, flush=True)
+            print(printable(f"skcc: warning: {message}"), file=sys.stderr, flush=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -21,7 +21,8 @@ from PIL import Image, ImageFile, ImageOps
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 _FIRST = {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}  # tried first, being the most frequent
 if int(PIL.__version__.split(".")[0]) < 13:
-    NOT_DECODED.add("DDS")  # older ones read for ever where such a file ends early
+    # Older ones read for ever where a DDS file ends early, and inflate FITS files without a limit.
+    NOT_DECODED |= {"DDS", "FITS"}
 _RULES = 1  # to be raised when the same file would give other pixels
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what may turn a PNG

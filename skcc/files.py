@@ -166,7 +166,7 @@ def common_shape(
     path = names and Path(cache_dir) / f"{names[0]}.json"
     key = names and f"{decoding.version()} {names[1]}"
     note = distributed.from_first(lambda: names and cache.load_note(path, key))
-    if not note or note.keys() != {"short", "size", "channels", "failed"}:
+    if not _is_note(note):
         note = _survey(sources, n_jobs, on_error)
         if names and distributed.is_first() and identity(sources) == names:
             with contextlib.suppress(OSError):  # it saves time only; pixels that follow will tell
@@ -215,6 +215,17 @@ def _guess(sources, side, n_jobs):
     if note["size"] is None and side(note["short"]) >= note["short"]:
         return None
     return _shape(note, side)
+
+
+def _is_note(note):
+    """Whether what a file held can be what `_summary` gave."""
+    if not note or note.keys() != {"short", "size", "channels", "failed"}:
+        return False
+    size = note["size"] or [1, 1]
+    if not isinstance(size, list) or len(size) != 2 or note["channels"] not in (1, 3):
+        return False
+    lowest = (note["failed"], 0), (note["short"], 1), (size[0], 1), (size[1], 1)
+    return all(type(number) is int and number >= least for number, least in lowest)
 
 
 def _shape(note, side):

@@ -16,6 +16,7 @@ import numpy as np
 from skcc.checkpoint import replaced
 
 COLUMNS = ("path", "cluster", "probability")
+_FORMULA = tuple("=+-@\t\r\n")  # what a spreadsheet computes begins with one of these
 
 
 def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
@@ -35,15 +36,20 @@ def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
     Returns
     -------
     table : bytes
-        CSV in UTF-8, with a line of names.
+        CSV in UTF-8, with a line of names. A path that a spreadsheet would take for a formula, such
+        as ``=1+1.png``, is written as ``./=1+1.png``, which is the same file.
     """
     return _csv(
         COLUMNS,
         (
-            (str(path), int(label), "" if np.isnan(p) else f"{p:.6f}")
+            (_no_formula(str(path)), int(label), "" if np.isnan(p) else f"{p:.6f}")
             for path, label, p in zip(paths, labels, probabilities, strict=True)
         ),
     )
+
+
+def _no_formula(path):
+    return f"./{path}" if path[:1] in _FORMULA else path
 
 
 def labels_as_json(paths: Sequence, labels, probabilities) -> bytes:
@@ -182,12 +188,13 @@ def sort_files(files: Sequence[Path], names: Sequence[str], labels, folder, how:
         If something of this name is there already. Nothing is ever overwritten.
 
     ValueError
-        If a name leads out of the folder.
+        If a name leads out of the folder, is that of a folder of other images, or a file is none.
     """
     folder, width, count = Path(folder), len(str(max(labels))), 0
-    for name in names:
-        if os.path.isabs(name) or ".." in Path(name).parts:
-            raise ValueError(f"{name!r} leads out of {folder}")
+    _demand_names_inside(names, folder)
+    for file, label in zip(files, labels, strict=True):
+        if label >= 0 and not os.path.isfile(file):
+            raise ValueError(f"{str(file)!r} is no file, or is gone")
     folder.mkdir(parents=True)
     for file, name, label in zip(files, names, labels, strict=True):
         if label < 0:
@@ -197,6 +204,16 @@ def sort_files(files: Sequence[Path], names: Sequence[str], labels, folder, how:
         _bring(file, target, how)
         count += 1
     return count
+
+
+def _demand_names_inside(names, folder):
+    """No name may lead out, itself or through a link that was made for another name."""
+    above = {parent for name in names for parent in Path(name).parents}
+    for name in names:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"{name!r} leads out of {folder}")
+        if Path(name) in above:
+            raise ValueError(f"{name!r} is also the folder of another image")
 
 
 def _bring(file, target, how):

@@ -96,7 +96,7 @@ def read(path, given: Mapping[str, object]) -> tuple[dict[str, object], dict[str
         state = dict(_unpack(packed, "", arrays, given))
     except _NotGivenError as error:
         raise ValueError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     return header, state
 

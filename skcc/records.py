@@ -98,7 +98,7 @@ def _records(path):
             continue
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             warnings.warn(f"{path}, line {number} was cut off, and is passed over", stacklevel=4)
 
 

@@ -3,11 +3,11 @@
 This file goes by names and kinds, and by what stands first; it decodes nothing.
 """
 
+import contextlib
 import glob
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -252,8 +252,9 @@ def _stored_array(path):
             names = arrays.files
             if "images" in names or len(names) == 1:
                 return arrays["images" if "images" in names else names[0]]
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ImageReadError(f"cannot read {path} as a file of NumPy: {error}") from error
+    except Exception as error:  # NumPy and zipfile raise whatever broken bytes led them to
+        reason = str(error) or type(error).__name__
+        raise ImageReadError(f"cannot read {path} as a file of NumPy: {reason}") from error
     raise ValueError(
         f"{path} holds {', '.join(names) or 'nothing'}; wanted one array, or one called 'images'"
     )
@@ -308,10 +309,8 @@ def _of_dataset(dataset):
 def _first_image(dataset):
     """The image of the first item that can be read; PIL's kind if there is none."""
     for i in range(len(dataset)):
-        try:
+        with contextlib.suppress(Exception):  # of the user's code; raised when images are read
             return _image_of(dataset[i])
-        except Exception:  # of the user's code; raised again when the images are read
-            continue
     return Image.Image()
 
 

@@ -761,11 +761,16 @@ def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -
 
 def _peak(code: str, *arguments) -> dict[str, float]:
     """Run a program in a process of its own; what it prints last, as numbers."""
-    out = subprocess.run(
+    out = _said_by(code, *arguments)
+    return dict(zip(("before", "peak"), map(float, out.split()[-2:]), strict=True))
+
+
+def _said_by(code, *arguments):
+    """What a program prints that runs in a process of its own."""
+    return subprocess.run(  # nosec B603 # this Python and code of this file, without a shell
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    return dict(zip(("before", "peak"), map(float, out.split()[-2:]), strict=True))
 
 
 _MEMORY = """
@@ -897,9 +902,5 @@ def import_time(*, repeats: int = 5) -> dict:
     code = (
         "import torch, time; t = time.perf_counter(); import skcc; print(time.perf_counter() - t)"
     )
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                             check=True).stdout)
-        for _ in range(repeats)
-    ]  # fmt: skip
+    times = [float(_said_by(code)) for _ in range(repeats)]
     return {"bench": "import", "seconds": statistics.median(times)}

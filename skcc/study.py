@@ -190,7 +190,7 @@ def draw_evolution(folder):
     figure, axes = plt.subplots(1, len(files), figsize=size, layout="constrained", squeeze=False)
     for ax, path in zip(axes[0], files, strict=True):
         epoch = int(path.stem.removeprefix("epoch-"))
-        with np.load(path) as kept:
+        with np.load(path, allow_pickle=False) as kept:
             EmbeddingDisplay.from_predictions(
                 kept["features"], kept["labels"], method="tsne", random_state=0, ax=ax
             )

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+from sklearn.preprocessing import normalize
 from torch import nn
 
 import skcc
@@ -47,7 +49,7 @@ KINDS = (
 def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
     X = kinds_of_x[kind]
     model = quick(cls)
-    assert model.fit(X, y=None) is model
+    np.testing.assert_array_equal(model.fit_predict(X, y=None), model.labels_)
     n, p, features = 120, model.predict_proba(X), model.transform(X)
     assert model.labels_.shape == (n,)
     assert model.labels_.dtype.kind == "i"
@@ -66,23 +68,39 @@ def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
         assert model.n_features_in_ == 1
     else:
         assert model.n_features_in_ == np.prod(X.shape[1:])
-    np.testing.assert_array_equal(quick(cls).fit_predict(X), model.labels_)
-    np.testing.assert_array_equal(quick(cls).fit_transform(X), features)
+    again = quick(cls)
+    np.testing.assert_array_equal(again.fit_transform(X), features)
+    np.testing.assert_array_equal(again.labels_, model.labels_)
 
 
-# 180 steps are few: in each, all views carry a gradient.
+# 90 steps are few: in each, all views carry a gradient.
 BOTH_VIEWS = {"TwinContrastClustering": {"symmetric": True}}
 
 
 @every_estimator
-@pytest.mark.parametrize(("readout", "at_least"), [("head", 0.9), ("kmeans", 0.7)])
-def test_kinds_of_pictures_are_found(cls, shapes, readout, at_least):
+def test_kinds_of_pictures_are_found(cls, shapes):
+    """By the head, and by k-means of the features."""
     X, kinds = shapes
-    model = quick(cls, max_epochs=60, readout=readout, **BOTH_VIEWS.get(cls.__name__, {}))
+    model = quick(cls, max_epochs=30, **BOTH_VIEWS.get(cls.__name__, {}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # clean input, no warning
-        assert adjusted_rand_score(kinds, model.fit_predict(X)) > at_least
+        assert adjusted_rand_score(kinds, model.fit_predict(X)) > 0.9
     np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), model.labels_)
+    assert adjusted_rand_score(kinds, by_k_means(model.transform(X))) > 0.7
+
+
+def by_k_means(features):
+    """Clusters of features by their directions."""
+    return KMeans(3, n_init=10, random_state=0).fit_predict(normalize(features))
+
+
+@every_estimator
+def test_the_readout_by_k_means_is_that_of_scikit_learn(cls, shapes):
+    X = shapes[0]
+    model = quick(cls, readout="kmeans").fit(X)
+    assert adjusted_rand_score(by_k_means(model.transform(X)), model.labels_) == 1
+    np.testing.assert_array_equal(model.predict_proba(X).argmax(axis=1), model.labels_)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
 
 
 @every_estimator
@@ -162,22 +180,6 @@ def test_parameters_changed_after_fit_do_not_break_the_fitted_model(fitted, shap
     np.testing.assert_array_equal(other.predict_proba(shapes[0]), expected)
 
 
-def test_concurrent_fits_do_not_disturb_each_other(shapes):
-    from concurrent.futures import ThreadPoolExecutor
-
-    def noisy(images):
-        return images + 0.1 * torch.randn_like(images)
-
-    def fit(seed):
-        augment = noisy if seed % 2 else "auto"
-        model = quick(ContrastiveClustering, random_state=seed, augment=augment).fit(shapes[0])
-        return model.history_, model.score(shapes[0])
-
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(fit, range(8)))
-    assert together == [fit(seed) for seed in range(8)]
-
-
 # -- the score ------------------------------------------------------------------------------
 
 
@@ -187,13 +189,13 @@ def test_the_score_is_one_where_views_agree_and_zero_where_they_are_noise(shapes
     assert len(np.unique(same.labels_)) == 3
     assert same.score(X) == 1
     assert same.score(X[same.labels_ == 1]) == 0, "one cluster"
-    noise = quick(ContrastiveClustering, augment=torch.rand_like, max_epochs=20).fit(X)
+    noise = quick(ContrastiveClustering, augment=torch.rand_like).fit(X)
     assert abs(noise.score(X)) < 0.1
 
 
 def test_the_score_is_that_of_scikit_learn_on_the_clusters_of_two_views(shapes):
     X = shapes[0]
-    model = quick(ContrastiveClustering, n_clusters=6, max_epochs=20).fit(X)  # of three kinds
+    model = quick(ContrastiveClustering, n_clusters=6, max_epochs=6).fit(X)  # of three kinds
     views, n = model._views(), len(X)
     tables = views.draw(n, (16, 16, 1), torch.Generator().manual_seed(0), torch.device("cpu"))
     both = views(torch.from_numpy(X[..., None]), tables, torch.arange(n))

@@ -445,9 +445,8 @@ except MemoryError as error:
 model.set_params(cache_dir=cache).fit(folder)
 labels = model.labels_
 assert (model.predict(folder) == labels).all()
-cached = model.transform(folder)
 model.set_params(cache_dir=None)
-assert (model.transform(folder) == cached).all()
+assert (model.predict(folder) == labels).all()
 print(len(labels))
 """
 

@@ -86,8 +86,7 @@ def test_a_saved_estimator_is_the_same_estimator(cls, shapes, tmp_path, variant)
     assert loaded.device == "auto"
     if variant != "a RandomState":
         same = loaded.set_params(device="cpu").fit(X)
-        np.testing.assert_array_equal(same.predict_proba(X), cls(**QUICK | VARIANTS[variant])
-                                      .fit(X).predict_proba(X))  # fmt: skip
+        np.testing.assert_array_equal(same.predict_proba(X), model.predict_proba(X))
 
 
 def test_vectors_rows_and_names_of_columns(cls, shapes, tmp_path):
@@ -105,7 +104,7 @@ def test_vectors_rows_and_names_of_columns(cls, shapes, tmp_path):
     model.save(tmp_path / "m")
     loaded = cls.load(tmp_path / "m")
     assert_alike(loaded, model, rows)
-    assert (loaded.image_shape, loaded.checkpoint_dir) == ((16, 16), tmp_path / "c")
+    assert (loaded.image_shape, loaded.checkpoint_dir) == ((16, 16), None)
 
 
 def test_modules_and_functions_of_the_user_are_given_again(cls, shapes, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from skcc import speed
+from skcc import datasets, speed
 from skcc.cli import main
 from skcc.losses import cluster_contrast, nt_xent
 
@@ -125,6 +125,8 @@ def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
     pytest.importorskip("sklearn.callback")
     options = ["--variants", "half", "joint", "--seeds", "0", "1"]
     monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 3)
+    some = datasets.load("digits", n_images=500)
+    monkeypatch.setattr("skcc.datasets.load", lambda *_: some)
     records = bench(capsys, "quality", *options)
     assert [(r["variant"], r["seed"], r["epochs"]) for r in records] == [
         ("half", 0, 2), ("half", 1, 2), ("joint", 0, 3), ("joint", 1, 3)
