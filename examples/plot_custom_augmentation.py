@@ -65,7 +65,8 @@ plt.show()
 # %%
 # Which one fits?
 # ---------------
-figure, axes = plt.subplots(1, 3, figsize=(15, 3.2), layout="constrained")
+# By default, digits that lie and digits that stand are in clusters of their own.
+figure, axes = plt.subplots(1, 3, figsize=(15, 2), layout="constrained")
 choices = {"the default": "auto", "ImageAugmentation": turning, "a function": any_way_round}
 for ax, (name, augment) in zip(axes, choices.items(), strict=True):
     model = ContrastiveClustering(n_clusters=4, augment=augment, max_epochs=20, random_state=0)

@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from torch import nn
 
 from skcc import ContrastiveClustering
 from skcc.datasets import load_digits
 from skcc.metrics import clustering_accuracy
+from skcc.plotting import ClusterGridDisplay
 
 digits = load_digits()
 
@@ -50,16 +50,10 @@ for name, model in models.items():
     print(f"{name}: {size:,} weights, {model.n_iter_} epochs, accuracy {accuracy:.2f}")
 
 # %%
-# What it learned
-# ---------------
-# ``weights_`` holds all weights as arrays. The 24 filters of the first layer see strokes and
-# edges:
-filters = models["this network"].weights_["backbone.0.weight"][:, 0]
-figure, axes = plt.subplots(2, 12, figsize=(9, 1.8), layout="constrained")
-for ax, pattern in zip(axes.flat, filters, strict=True):
-    limit = np.abs(pattern).max()
-    ax.imshow(pattern, cmap="RdBu", vmin=-limit, vmax=limit)
-    ax.axis("off")
+# Its clusters
+# ------------
+# With a fraction of the weights it is not as good, but most of the digits are in their places.
+ClusterGridDisplay.from_estimator(models["this network"], digits.images, n_images=16)
 plt.show()
 
 # %%

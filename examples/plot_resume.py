@@ -7,9 +7,11 @@ had been.
 """
 
 import tempfile
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from skcc import ContrastiveClustering
 from skcc.datasets import load_digits
@@ -23,6 +25,9 @@ images = load_digits().images[:600]
 # Training stops for many reasons: Ctrl-C, a power cut, the end of a job's time. ``max_seconds``
 # is the polite one: it ends after the last epoch that fits. The same call again goes on from
 # the folder.
+#
+# Half-trained clusters may be empty, and ``fit`` warns of that; here it is no surprise.
+warnings.simplefilter("ignore", ConvergenceWarning)
 folder = tempfile.mkdtemp()
 in_parts = ContrastiveClustering(
     n_clusters=10, max_epochs=24, random_state=0, max_seconds=3, checkpoint_dir=folder
