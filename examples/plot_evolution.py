@@ -13,7 +13,7 @@ from skcc.metrics import clustering_accuracy
 from skcc.plotting import EmbeddingDisplay, TrainingCurveDisplay
 
 digits = load_digits()
-images, classes = digits.images[:800], digits.target[:800]
+images, classes = digits.images[:1000], digits.target[:1000]
 
 # %%
 # A callback that looks on
@@ -42,8 +42,8 @@ class Snapshots:
             self.taken[fitted_estimator.n_iter_] = now
 
 
-snapshots = Snapshots([1, 4, 9, 18])
-model = ContrastiveClustering(n_clusters=10, max_epochs=18, batch_size=128, random_state=0)
+snapshots = Snapshots([1, 5, 12, 24])
+model = ContrastiveClustering(n_clusters=10, max_epochs=24, batch_size=128, random_state=0)
 model.set_callbacks(snapshots).fit(images)
 
 # %%
@@ -53,7 +53,9 @@ model.set_callbacks(snapshots).fit(images)
 # that moment; the classes, which training never saw, serve for the accuracy alone.
 figure, axes = plt.subplots(1, 4, figsize=(14, 4), layout="constrained")
 for ax, (epoch, (features, labels)) in zip(axes, snapshots.taken.items(), strict=True):
-    EmbeddingDisplay.from_predictions(features, labels, method="tsne", random_state=0, ax=ax)
+    EmbeddingDisplay.from_predictions(
+        features, labels, method="tsne", n_samples=600, random_state=0, ax=ax
+    )
     ax.set_title(f"epoch {epoch}, accuracy {clustering_accuracy(classes, labels):.2f}")
 plt.show()
 

@@ -228,7 +228,7 @@ def _survey(sources, n_jobs, on_error):
         lambda i: decoding.header(_source(sources, i)), range(len(sources)), n_jobs
     )
     if failures and on_error == "raise":
-        raise failures[min(failures)]
+        raise decoding.first_failure(failures)
     if not headers:
         raise decoding.none_could_be_read({i: str(error) for i, error in failures.items()})
     return _summary(headers, len(failures))

@@ -366,7 +366,7 @@ class SourceStore(Store):
     def _fill(self, pixels, index):
         failures = self._reader.into(index, pixels)
         if failures and self._on_error == "raise":
-            raise failures[min(failures)]
+            raise decoding.first_failure(failures)
         self.invalid |= {i: str(error) for i, error in failures.items()}
 
     def _readable(self, index, pixels):
