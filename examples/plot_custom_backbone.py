@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 from torch import nn
 
 from skcc import ContrastiveClustering
@@ -23,6 +24,9 @@ digits = load_digits()
 # -----------
 # From (n, channels, height, width) to (n, d); the width d is found by asking the network.
 # Images of digits have one channel and 8 x 8 pixels, and would be resized by ``image_size``.
+#
+# Its first weights are drawn here, by torch and not by ``random_state``.
+torch.manual_seed(0)
 network = nn.Sequential(
     nn.Conv2d(1, 24, 5, padding=2, bias=False),
     nn.BatchNorm2d(24),
