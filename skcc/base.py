@@ -280,6 +280,8 @@ class BaseDeepClusterer(
         """X as a store, with scikit-learn's checks of tables and feature names."""
         X = data.resolve(X)
         table = data.is_table(X)
+        if table and known is not None and known.is_image:
+            _demand_batch(X, known.shape)
         sources = not table and data.holds_sources(X)
         if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
             X = validate_data(self, X, reset=known is None, dtype=None, skip_check_array=sources)
@@ -910,12 +912,24 @@ def _warn_about_invalid(store):
     )
 
 
+def _demand_batch(X, shape):
+    """Refuse one gray image where several are wanted; it would be taken for a table."""
+    if tuple(np.shape(X)) == shape[:2] and shape[1] != math.prod(shape):
+        raise ValueError(
+            f"X has the shape of one image, {shape[:2]}; wanted a batch of images, such as X[None]"
+        )
+
+
 def _feature_width(backbone, shape):
     """Width of the features, found by a dry run on two samples."""
     backbone.eval()
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    with torch.inference_mode():
-        h = backbone(torch.zeros(2, *shape, device=device))
+    try:
+        with torch.inference_mode():
+            h = backbone(torch.zeros(2, *shape, device=device))
+    except RuntimeError as error:
+        sizes = ", ".join(map(str, shape))
+        raise ValueError(f"backbone cannot take a batch of shape (n, {sizes}): {error}") from error
     if not isinstance(h, torch.Tensor) or h.ndim != 2 or len(h) != 2:
         got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
         raise ValueError(

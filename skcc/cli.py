@@ -207,7 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, ArithmeticError) as error:
-        print(commands.printable(f"skcc: {error}"), file=sys.stderr)
+        told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        print(commands.printable(f"skcc: {told}"), file=sys.stderr)
         return 1
     return 0
 

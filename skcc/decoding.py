@@ -48,6 +48,24 @@ class ImageReadWarning(UserWarning):
     """Some images could not be read and were left out; the message names the first."""
 
 
+def first_failure(failures: Mapping[int, ImageReadError]) -> ImageReadError:
+    """The error to end with where images cannot be read, with a note on how not to.
+
+    Parameters
+    ----------
+    failures : dict of int to ImageReadError
+        By index; not empty.
+
+    Returns
+    -------
+    error : ImageReadError
+        The first, to be raised.
+    """
+    error = failures[min(failures)]
+    error.add_note('on_error="warn", or --on-error warn, goes on without such images')
+    return error
+
+
 def none_could_be_read(reasons: Mapping[int, str]) -> ImageReadError:
     """The error for a set of images without a good one.
 

@@ -247,7 +247,7 @@ def _survey(sources, n_jobs, on_error):
     headers = _of_all(headers)
     failures = distributed.union({i: str(error) for i, error in failures.items()})
     if failures and on_error == "raise":
-        raise ImageReadError(failures[min(failures)])
+        raise decoding.first_failure({i: ImageReadError(why) for i, why in failures.items()})
     if not headers:
         raise decoding.none_could_be_read(failures)
     return _summary(headers, len(failures))

@@ -778,6 +778,7 @@ class SimilarityDisplay:
             band = np.clip([mean - spread, mean + spread], -1, 1)
             ax.fill_between(epochs, *band, color=line.get_color(), alpha=0.15, linewidth=0)
         ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_ylabel("cosine similarity")
         ax.set_ylim(top=1.02)
         ax.legend(loc="center right")

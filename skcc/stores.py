@@ -422,7 +422,7 @@ class SourceStore(Store):
     def _fill(self, pixels, index):
         failures = self._reader.into(index, pixels)
         if failures and self._on_error == "raise":
-            raise failures[min(failures)]
+            raise decoding.first_failure(failures)
         self.invalid |= {i: str(error) for i, error in failures.items()}
 
     def _fill_together(self, pixels, index):
@@ -433,7 +433,9 @@ class SourceStore(Store):
         pixels[:] = distributed.concatenate(torch.from_numpy(own), len(index)).numpy()
         failures = distributed.union({i: str(error) for i, error in failures.items()})
         if failures and self._on_error == "raise":
-            raise decoding.ImageReadError(failures[min(failures)])
+            raise decoding.first_failure(
+                {i: decoding.ImageReadError(why) for i, why in failures.items()}
+            )
         self.invalid |= failures
 
     def _readable(self, index, pixels):

@@ -240,8 +240,17 @@ def test_a_module_of_the_users_is_copied_and_seeded(shapes):
 
 
 def test_a_module_without_features_is_refused(shapes):
+    with pytest.raises(ValueError, match=r"cannot take a batch of shape \(n, 1, 16, 16\): .*chan"):
+        quick(ContrastiveClustering, backbone=nn.Conv2d(3, 8, 3)).fit(shapes[0])
     with pytest.raises(ValueError, match=r"backbone must map.*\(n, 1, 16, 16\).*\(2, 1, 16, 16\)"):
         quick(ContrastiveClustering, backbone=nn.Identity()).fit(shapes[0])
+
+
+def test_one_image_is_not_taken_for_a_table(shapes):
+    model = quick(ContrastiveClustering).fit(shapes[0])
+    with pytest.raises(ValueError, match=r"shape of one image, \(16, 16\).*X\[None\]"):
+        model.predict(shapes[0][0])
+    assert model.predict(shapes[0][0][None]).shape == (1,)
 
 
 @pytest.mark.parametrize("augmented_views", [0, 1])

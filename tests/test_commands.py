@@ -284,7 +284,9 @@ def test_broken_files_are_listed(photos, tmp_path, capsys):
     (root / "08.png").write_bytes(whole[: len(whole) // 2])
     arguments = ["fit", str(root), "-k", "3", "-o", str(out), "--quiet", *QUICK]
     assert main(arguments) == 1
-    assert "08.png" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "08.png" in err
+    assert "--on-error warn" in err
     cache = ["--cache-dir", str(tmp_path / "cache")]
     assert main([*arguments, "--on-error", "warn", "--sort", "copy", *cache]) == 0
     rows = {Path(row["path"]).name: row for row in table(out / "labels.csv")}

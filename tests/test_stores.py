@@ -123,8 +123,9 @@ def test_read_batch_by_batch_the_bad_ones_are_black():
 
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
 def test_the_default_names_the_file_and_the_reason(cls, files, good):
-    with pytest.raises(ImageReadError, match=r"00\.png as an image: cannot identify"):
+    with pytest.raises(ImageReadError, match=r"00\.png as an image: cannot identify") as raised:
         cls(**HOW).fit(files)
+    assert 'on_error="warn"' in raised.value.__notes__[0]
     model = cls(**HOW).fit(good)
     assert model.invalid_ == []
     for name in ("predict", "predict_proba", "transform", "score"):

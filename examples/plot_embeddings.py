@@ -1,0 +1,64 @@
+"""
+Embeddings instead of images
+============================
+
+Rows of numbers, such as the output of a pre-trained network, are clustered as well.
+"""
+
+import matplotlib.pyplot as plt
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+
+from skcc import ContrastiveClustering
+from skcc.datasets import load_digits
+from skcc.metrics import clustering_accuracy
+from skcc.plotting import EmbeddingDisplay
+
+# %%
+# Where vectors come from
+# -----------------------
+# Principal components of digits stand in for the embeddings of a network, so that nothing is
+# downloaded.
+digits = load_digits()
+vectors = PCA(30, random_state=0).fit_transform(digits.images.reshape(-1, 64))
+
+# %%
+# With torchvision, this is how a network that knows ImageNet makes them; it downloads weights
+# of 45 MB:
+#
+# .. code-block:: python
+#
+#     import torch
+#     from PIL import Image
+#     from torchvision.models import ResNet18_Weights, resnet18
+#
+#     weights = ResNet18_Weights.DEFAULT
+#     network = resnet18(weights=weights).eval()
+#     network.fc = torch.nn.Identity()  # 512 features instead of 1,000 classes
+#     prepare = weights.transforms()
+#     with torch.inference_mode():
+#         vectors = torch.cat([network(prepare(Image.open(p).convert("RGB"))[None]) for p in paths])
+
+# %%
+# Clusters of vectors
+# -------------------
+# A table without ``image_shape`` holds vectors. They are standardised; a perceptron takes the
+# place of the convolutional network, and views are made by noise and by dropping features.
+model = ContrastiveClustering(n_clusters=10, random_state=0).fit(vectors)
+k_means = KMeans(10, n_init=10, random_state=0).fit(vectors)
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
+for ax, name, features, labels in [
+    (axes[0], "vectors, k-means", vectors, k_means.labels_),
+    (axes[1], "features of skcc", model.transform(vectors), model.labels_),
+]:
+    EmbeddingDisplay.from_predictions(
+        features, labels, method="tsne", n_samples=800, random_state=0, ax=ax
+    )
+    ax.set_title(f"{name}: accuracy {clustering_accuracy(digits.target, labels):.2f}")
+plt.show()
+
+# %%
+# Views of vectors know nothing of images, so less is won than with the images themselves.
+# Images in hand? Give those, or cluster good embeddings and compare the two.
+print(model.settings_)
