@@ -1,4 +1,9 @@
-"""Cluster 1,797 scans of handwritten digits without their labels, and look at the clusters."""
+"""
+Quickstart
+==========
+
+Cluster 1,797 scans of handwritten digits without their labels, and look at the clusters.
+"""
 
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
