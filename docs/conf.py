@@ -101,12 +101,12 @@ html_sidebars = {"index": [], "changelog": [], "log": [], "api": ["sidebar-nav-b
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Of scikit-learn's methods those that say something about clustering; the docstrings of the rest refer
-# to pages of scikit-learn. Of torch and Python none.
+# Of scikit-learn's methods those that say something about clustering; the docstrings of the rest
+# refer to pages of scikit-learn. Of torch and Python none.
 _OF_SCIKIT_LEARN = {"fit_predict", "fit_transform", "get_feature_names_out"}
 
 
-def _skip_member(app, what, name, thing, skip, options):
+def _skip_member(app, what, name, thing, *_):
     home = getattr(thing, "__module__", None) or "skcc"
     if home.split(".")[0] != "skcc" and name not in _OF_SCIKIT_LEARN:
         return True
