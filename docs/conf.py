@@ -81,6 +81,7 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skcc"
+html_favicon = "static/favicon.svg"
 html_context = {"default_mode": "auto"}  # unsaid, the theme complains in the console
 html_static_path = ["static"]
 html_css_files = ["skcc.css"]
