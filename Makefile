@@ -14,8 +14,8 @@ OLD_TESTS := tests/test_base.py tests/test_callbacks.py tests/test_contract.py \
 	tests/test_model_selection.py tests/test_persistence.py tests/test_properties.py \
 	tests/test_sources.py tests/test_stores.py
 
-.PHONY: demo test test-newest test-oldest test-all gpu gpu-cifar10 gpu-cifar10-short lint audit \
-	clean
+.PHONY: demo test test-newest test-oldest test-all docs docs-fast docs-check gpu gpu-cifar10 \
+	gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -35,6 +35,17 @@ test-oldest: $(OLDEST)/installed
 test-all: lint .venv/installed test-oldest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "long or not long" --hypothesis-profile=long
 	SCIPY_ARRAY_API=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/test_contract.py
+
+# The site, into docs/_build/html; every warning is an error, nothing comes from a network. The examples
+# are run; docs-fast only shows them. docs-check looks at it in Chromium.
+docs: .venv/installed
+	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+docs-fast:
+	GALLERY=0 $(MAKE) docs
+
+docs-check: .venv/installed
+	$(BIN)/python -m pytest -m "long or not long" tests/test_site.py
 
 # What needs a CUDA device, in the environment of PYTHON: the tests, and the table of variants.
 gpu:
@@ -96,4 +107,4 @@ $(OLDEST)/installed: .venv/installed Makefile
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache docs/_build docs/api docs/gallery

@@ -78,7 +78,7 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
 
     Returns
     -------
-    crops : Tensor of shape (b, c, *size)
+    crops : Tensor of shape (b, c, height, width)
         Within one gray level of what Pillow's ``crop`` and ``resize`` give.
     """
     b, h, w, c = images.shape
@@ -104,7 +104,7 @@ def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
 
     Returns
     -------
-    view : Tensor of shape (b, c, *size) in [0, 1], or of shape (b, d)
+    view : Tensor of shape (b, c, height, width) in [0, 1], or of shape (b, d)
         Floating-point images, or the vectors unchanged.
     """
     if size is None:
@@ -244,7 +244,7 @@ class ImageAugmentation:
 
         Returns
         -------
-        view : Tensor of shape (b, c, *size)
+        view : Tensor of shape (b, c, height, width)
             Values in [0, 1].
         """
         rows = {name: column[index] for name, column in table.items()}
@@ -518,7 +518,7 @@ class NoAugmentation:
 
         Returns
         -------
-        view : Tensor of shape (b, c, *size) or (b, d)
+        view : Tensor of shape (b, c, height, width) or (b, d)
             See `plain_view`.
         """
         return plain_view(batch, size)

@@ -163,7 +163,7 @@ class Queue(nn.Module):
 
         Parameters
         ----------
-        rows : Tensor of shape (n, *shape)
+        rows : Tensor of shape (n, ...)
             Of more than `size` rows the last ones stay.
         """
         size = len(self.rows)

@@ -15,8 +15,11 @@ import pytest
 import torch
 from numpydoc.docscrape import ClassDoc, FunctionDoc
 from numpydoc.validate import validate
+from sklearn.utils import Bunch
 
 import skcc
+from skcc.augment import AUGMENTATIONS
+from skcc.backbones import BACKBONES
 
 HOME = Path(__file__).parents[1]
 ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
@@ -112,29 +115,40 @@ def python_blocks(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.filterwarnings("ignore")  # two epochs find little
-@pytest.mark.parametrize(
-    "page",
-    [
-        *("README.md", "docs/images.md", "docs/reproduce.md", "docs/scikit-learn.md"),
-        "docs/twin-contrast.md",
-    ],
-)
+WITH_CODE = [page for page in (HOME / "README.md", *sorted((HOME / "docs").glob("*.md")))
+             if python_blocks(page)]  # fmt: skip
+
+
+def test_pages_have_code():
+    assert {page.stem for page in WITH_CODE} >= {"README", "getting-started", "losses", "saving"}
+
+
+def test_every_name_is_in_the_tables_of_choices():
+    names = set(re.findall(r"`([a-z0-9-]+)`", (HOME / "docs" / "choosing.md").read_text()))
+    resnets = {f"resnet{depth}-{stem}" for depth in (18, 34, 50) for stem in ("small", "image")}
+    assert names >= set(AUGMENTATIONS)
+    assert names >= set(BACKBONES) - resnets  # of those one stands for all
+    assert names >= {"resnet18-small", "resnet18-image"}
+
+
+@pytest.mark.filterwarnings("ignore")  # an epoch finds little
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda path: path.name)
 def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
     from PIL import Image
 
-    from skcc.datasets import load_digits
+    from skcc import datasets
 
+    digits = datasets.load_digits()
+    few = Bunch(images=digits.images[:700], target=digits.target[:700])
+    monkeypatch.setattr(datasets, "load_digits", lambda: few)  # pages are about what is said
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 2)
+    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 1)
     (tmp_path / "photos").mkdir()
-    for i, image in enumerate(load_digits().images[:40]):
+    for i, image in enumerate(digits.images[:40]):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
     namespace = {}
-    blocks = python_blocks(HOME / page)
-    assert blocks
-    for block in blocks:
+    for block in python_blocks(page):
         exec(compile(block, page, "exec"), namespace)  # ours, not a user's
 
 

@@ -530,7 +530,7 @@ class TwinContrastClustering(BaseDeepClusterer):
     n_features_in_ : int
         Numbers per image, or columns of the table; 1 for files and PIL images.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns of X, if it has any that are strings.
 
     See Also

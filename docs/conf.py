@@ -1,0 +1,126 @@
+"""How the site is built: `make docs`.
+
+Nothing comes from a network, neither when it is built nor when it is read. Two variables change it:
+``GALLERY=0`` shows the examples without running them, ``INTERSPHINX=1`` links to the pages of
+Python, NumPy, scikit-learn and torch, whose lists of names are fetched for that.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HOME = Path(__file__).parents[1]
+sys.path[:0] = [str(HOME), str(HOME / "docs" / "extensions")]
+
+import skcc  # noqa: E402
+
+project = "skcc"
+author = "the skcc developers"
+copyright = author
+version = release = skcc.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "mathml",
+]
+exclude_patterns = ["_build", "extensions", "templates"]
+templates_path = ["templates"]
+default_role = "py:obj"  # a name in single backticks is a link if it is ours
+nitpicky = False  # names of scikit-learn and torch stay plain where INTERSPHINX is off
+html_math_renderer = "mathml"
+
+# Pages are Markdown that reads as well where the repository is shown; docstrings are numpydoc.
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # numpydoc's sections say the types, with shapes
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+numpydoc_xref_param_type = False
+
+# Without these lists, links to other projects are plain text: no warning, and no waiting.
+if os.environ.get("INTERSPHINX") == "1":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
+    intersphinx_timeout = 10
+    suppress_warnings = ["intersphinx"]  # a list that cannot be had is no error
+
+# Examples named plot_* are run, one after the other; others, as those for several processes, are
+# shown. What has no title is a script and no page.
+_untitled = [path.stem for path in (HOME / "examples").glob("*.py")
+             if "\n===" not in path.read_text()[:300]]  # fmt: skip
+extensions.append("sphinx_gallery.gen_gallery")
+_runs = os.environ.get("GALLERY", "1") != "0"
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"plot_" if _runs else r"^$",
+    "ignore_pattern": "|".join(rf"/{name}\.py$" for name in _untitled) or r"^$",
+    "within_subsection_order": "FileNameSortKey",
+    "plot_gallery": _runs,
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "write_computation_times": False,
+    "min_reported_time": 1,
+    "doc_module": ("skcc",),
+    "backreferences_dir": None,
+    "remove_config_comments": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skcc"
+html_favicon = "static/favicon.svg"
+html_context = {"default_mode": "auto"}  # unsaid, the theme complains in the console
+html_static_path = ["static"]
+html_css_files = ["skcc.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_use_index = True
+html_theme_options = {
+    "logo": {"text": "skcc"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": [], "changelog": [], "log": [], "api": ["sidebar-nav-bs"]}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Of scikit-learn's methods those that say something about clustering; the docstrings of the rest
+# refer to pages of scikit-learn. Of torch and Python none.
+_OF_SCIKIT_LEARN = {"fit_predict", "fit_transform", "get_feature_names_out"}
+
+
+def _skip_member(app, what, name, thing, *_):
+    home = getattr(thing, "__module__", None) or "skcc"
+    if home.split(".")[0] != "skcc" and name not in _OF_SCIKIT_LEARN:
+        return True
+    return None
+
+
+def _readme_is_a_page(app, name, source):
+    """Links to the README, which is above this folder, go to the page that shows it."""
+    source[0] = source[0].replace("](../README.md", "](overview.md")
+
+
+def setup(app):
+    """Connect what Sphinx asks while it reads pages and docstrings."""
+    app.connect("autodoc-skip-member", _skip_member)
+    app.connect("source-read", _readme_is_a_page)
