@@ -6,6 +6,7 @@ Python, NumPy, scikit-learn and torch, whose lists of names are fetched for that
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ if os.environ.get("INTERSPHINX") == "1":
     intersphinx_timeout = 10
     suppress_warnings = ["intersphinx"]  # a list that cannot be had is no error
 
-# Examples named plot_* are run, one after the other; others, as those for several processes, are
+# The quickstart and examples named plot_* are run, one after the other; others, as those for several processes, are
 # shown. What has no title is a script and no page.
 _untitled = [path.stem for path in (HOME / "examples").glob("*.py")
              if "\n===" not in path.read_text()[:300]]  # fmt: skip
@@ -65,7 +66,7 @@ _runs = os.environ.get("GALLERY", "1") != "0"
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"plot_" if _runs else r"^$",
+    "filename_pattern": r"plot_|quickstart" if _runs else r"^$",
     "ignore_pattern": "|".join(rf"/{name}\.py$" for name in _untitled) or r"^$",
     "within_subsection_order": "FileNameSortKey",
     "plot_gallery": _runs,
@@ -115,12 +116,20 @@ def _skip_member(app, what, name, thing, *_):
     return None
 
 
-def _readme_is_a_page(app, name, source):
-    """Links to the README, which is above this folder, go to the page that shows it."""
-    source[0] = source[0].replace("](../README.md", "](overview.md")
+def _files_are_pages(app, name, source):
+    """The README is the page "overview", and examples are pages of the gallery; links follow."""
+    if name == "overview":
+        source[0] = (HOME / "README.md").read_text().replace("](docs/", "](")
+    links = {
+        r"\]\((\.\./)?README\.md": "](overview.md",
+        r"\]\((\.\./)?examples/(\w+)\.py\)": r"](gallery/\2.rst)",
+        r"\]\((\.\./)?examples/\)": "](gallery/index.rst)",
+    }
+    for link, page in links.items():
+        source[0] = re.sub(link, page, source[0])
 
 
 def setup(app):
     """Connect what Sphinx asks while it reads pages and docstrings."""
     app.connect("autodoc-skip-member", _skip_member)
-    app.connect("source-read", _readme_is_a_page)
+    app.connect("source-read", _files_are_pages)

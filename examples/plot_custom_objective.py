@@ -11,6 +11,7 @@ from torch import nn
 
 from skcc.base import BaseDeepClusterer
 from skcc.datasets import load_digits
+from skcc.distributed import gather
 from skcc.losses import negative_entropy
 from skcc.metrics import clustering_accuracy
 from skcc.objective import Objective
@@ -21,7 +22,7 @@ from skcc.plotting import ClusterConfusionDisplay, TrainingCurveDisplay
 # ---------------
 # An objective gives the terms of the loss, which are added up, soft assignments, and features. Here
 # the terms are what the cluster of a view tells about that of the other, and one of the package
-# that keeps clusters from running empty.
+# that keeps clusters from running empty. `gather` is for several processes: terms need all rows.
 
 
 class InformationObjective(Objective):
@@ -31,7 +32,7 @@ class InformationObjective(Objective):
         self.head = nn.Linear(n_features, n_clusters)
 
     def forward(self, views, index):
-        p, q = (self.assign(view) for view in views)
+        p, q = gather(*(self.assign(view) for view in views))
         joint = ((p.T @ q + q.T @ p) / (2 * len(p))).clamp_min(1e-9)
         margin = joint.sum(dim=1, keepdim=True)
         information = (joint * (joint / (margin * margin.T)).log()).sum()
@@ -45,8 +46,6 @@ class InformationObjective(Objective):
 
 
 # %%
-# The estimator
-# -------------
 # A constructor, as scikit-learn wants it, and the objective for the engine.
 class InformationClustering(BaseDeepClusterer):
     def __init__(self, n_clusters=8, *, backbone="auto", augment="auto", image_size=None,

@@ -25,6 +25,9 @@ class Objective(nn.Module):
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         """Loss of a batch, in terms that the engine adds up.
 
+        What contrasts samples with each other calls `skcc.distributed.gather` on what its heads
+        put out: with several processes these are a part of the batch, and losses need all of it.
+
         Parameters
         ----------
         views : tuple of Tensor
