@@ -57,8 +57,8 @@ if os.environ.get("INTERSPHINX") == "1":
     intersphinx_timeout = 10
     suppress_warnings = ["intersphinx"]  # a list that cannot be had is no error
 
-# The quickstart and examples named plot_* are run, one after the other; others, as those for several processes, are
-# shown. What has no title is a script and no page.
+# The quickstart and examples named plot_* are run, one after the other; others, as those for
+# several processes, are shown. What has no title is a script and no page.
 _untitled = [path.stem for path in (HOME / "examples").glob("*.py")
              if "\n===" not in path.read_text()[:300]]  # fmt: skip
 extensions.append("sphinx_gallery.gen_gallery")
