@@ -504,9 +504,17 @@ class _Gather(torch.autograd.Function):
 class SyncBatchNorm(_BatchNorm):
     """Batch normalisation by the statistics of the rows of all processes, on any device.
 
-    PyTorch's class of this name is for GPUs, and used there. Parameters are those of
-    `torch.nn.BatchNorm2d`.
+    PyTorch's class of this name is for GPUs, and used there.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        One of PyTorch's layers of batch normalisation, whose weights and statistics it shares.
     """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__(*_shape_of(layer))
+        _share_tensors(self, layer)
 
     def _check_input_dim(self, input):
         pass
@@ -629,14 +637,22 @@ def synchronised_batch_norm(module: nn.Module, wanted: bool = True) -> Iterator[
 
 
 def _synchronised(layer):
-    first = next((t for t in [*layer.parameters(), *layer.buffers()]), torch.empty(0))
-    kind = nn.SyncBatchNorm if first.device.type == "cuda" else SyncBatchNorm
-    new = kind(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-    )
+    tensors = [*layer.parameters(), *layer.buffers()]
+    if any(tensor.device.type == "cuda" for tensor in tensors):
+        new = nn.SyncBatchNorm(*_shape_of(layer))
+        _share_tensors(new, layer)
+    else:
+        new = SyncBatchNorm(layer)
+    return new.train(layer.training)
+
+
+def _shape_of(layer):
+    return (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+
+
+def _share_tensors(new, layer):
     for name, value in [*layer._parameters.items(), *layer._buffers.items()]:
         setattr(new, name, value)
-    return new.train(layer.training)
 
 
 def average_statistics(module: nn.Module) -> None:

@@ -85,7 +85,7 @@ def test_documented_defaults_are_the_signatures(name):
     signature = inspect.signature(thing)
     docs = documented(thing)
     for parameter, (kind, _) in docs.items():
-        default = signature.parameters[parameter].default
+        default = signature.parameters[parameter.lstrip("*")].default
         said = re.search(r"default=(.+)$", kind)
         assert bool(said) == (default is not inspect.Parameter.empty), f"{parameter}: {kind}"
         if said:

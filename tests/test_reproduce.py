@@ -138,20 +138,17 @@ def stop_at(step, now):
     ],
 )  # fmt: skip
 def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected):
-    seen = {}
+    seen = []
     run = benchmark.run
 
     def watched(method, bunch, parameters):
-        model = benchmark.make_estimator(method, parameters)
-        record = run(method, bunch, parameters)
-        seen[record["acc"], record["score"]] = model
-        return record
+        seen.append(benchmark.make_estimator(method, parameters))
+        return run(method, bunch, parameters)
 
     monkeypatch.setattr(benchmark, "run", watched)
     made = list(reproduce.ablation(study, bunch, seeds=1, out=tmp_path, parameters=QUICK))
     found = {}
-    for record in made:
-        model = seen[record["acc"], record["score"]]
+    for record, model in zip(made, seen, strict=True):
         found[record["row"]] = (
             model.augmented_views, model.instance_weight, model.cluster_weight, model.readout
         )  # fmt: skip

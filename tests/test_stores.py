@@ -106,7 +106,7 @@ def test_blocks_are_put_together_in_order(n, on_disk, tmp_path):
 
 
 def test_the_first_failure_is_raised():
-    with pytest.raises(ImageReadError, match=r"^bad 1$"):
+    with pytest.raises(ImageReadError, match=r"^bad 1\n"):
         SourceStore(Reader(100), (2, 2, 1), "raise").read()
 
 
