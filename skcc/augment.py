@@ -580,23 +580,35 @@ class CallableAugmentation:
 
 
 class Views:
-    """The two views of each sample that a method contrasts.
+    """The views of each sample that an objective is trained on.
 
     Parameters
     ----------
     augmentation : ImageAugmentation, VectorAugmentation, NoAugmentation or CallableAugmentation
-        Family of which every augmented view is an independent draw.
+        Every augmented view is an independent draw of it.
 
     size : tuple of (int, int) or None
         Height and width of the views; None for vectors.
 
-    n_augmented : {0, 1, 2}, default=2
-        How many of the two views are augmented; the others are plain.
+    n_views : int, default=2
+        Views per sample. 0 stands for the plain view alone.
+
+    n_augmented : int or None, default=None
+        How many of them are augmented; the last ones are plain. None means all.
     """
 
-    def __init__(self, augmentation, size: tuple[int, int] | None, n_augmented: int = 2):
+    def __init__(
+        self,
+        augmentation,
+        size: tuple[int, int] | None,
+        n_views: int = 2,
+        n_augmented: int | None = None,
+    ):
+        if n_augmented is None:
+            n_augmented = n_views
         plain = NoAugmentation()
-        self.families = [augmentation if i < n_augmented else plain for i in range(2)]
+        self.families = [augmentation] * n_augmented
+        self.families += [plain] * (max(1, n_views) - n_augmented)
         self.size = size
 
     def draw(

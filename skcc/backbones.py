@@ -23,7 +23,7 @@ def _conv_norm(n_in, n_out, stride=1):
     )
 
 
-class _WhatAndWhere(nn.Module):
+class GlobalLocalPool(nn.Module):
     """The mean of a map over the image, beside a linear layer that sees its cells apart.
 
     The mean forgets where in the image things are: on aligned shapes, such as letters, that
@@ -53,7 +53,7 @@ def _conv4(shape, size, widths=(32, 64, 128, 128)):
         _conv_norm(n_in, n_out, stride)
         for n_in, n_out, stride in zip((shape[-1], *widths), widths, strides, strict=False)
     ]
-    return _kaiming(nn.Sequential(*convolutions, _WhatAndWhere(widths[-1], cells)))
+    return _kaiming(nn.Sequential(*convolutions, GlobalLocalPool(widths[-1], cells)))
 
 
 def _after(strides, side):

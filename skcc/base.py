@@ -1,56 +1,39 @@
-"""The scikit-learn face that all methods share.
+"""The scikit-learn face that all estimators share.
 
-It turns X into a store, resolves every "auto", lets the engine train what the method's
-`_phases` yields, and answers predict, transform and score from the fitted weights. It knows no
-paper and holds no training loop.
+`fit` reads X into a store, resolves every "auto", lets the engine train the phases that the
+method yields, and keeps the weights. Everything after `fit` is computed by a
+`skcc.inference.FittedModel`. This file knows no paper and has no training loop.
 """
 
 import contextlib
 import copy
 import itertools
-import math
-import time
-import warnings
 from collections.abc import Iterator
-from numbers import Integral
-from pathlib import Path
-from types import NoneType
 
 import numpy as np
-import sklearn
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    ClusterMixin,
-    TransformerMixin,
-)
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
-from torch.nn import functional as F
 
-from skcc import data, defaults, distributed, engine, persistence
-from skcc._version import __version__
+from skcc import data, distributed, fitting
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
-from skcc.backbones import BACKBONES
-from skcc.callbacks import CallbackSupportMixin, FitTasks, Progress, announce, with_callbacks
-from skcc.checkpoint import Checkpoint, fingerprint
-from skcc.decoding import ImageReadWarning, none_could_be_read
-from skcc.objective import Objective
-from skcc.parameters import demand_choice, demand_integer, demand_real
+from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
+from skcc.inference import FittedModel, has_assign, warn_about_invalid
+from skcc.objective import Phase, Setup
+from skcc.parameters import SharedParameters
+from skcc.persistence import SaveLoadMixin
+from skcc.rng import private_rng
+from skcc.training import phases, settings
 
-SWALLOWED = 0.9  # a cluster with this share of the samples is called a collapse
-_NOT_RESULTS = {"cache_dir", "checkpoint_dir", "device", "max_seconds", "n_jobs", "on_error"}
-_NOT_RESULTS |= {"precision", "verbose"}
+COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
 
 
-class _Live:
-    """The module on its device; a cache that can be rebuilt from the weights."""
+class _ModelCache:
+    """Holds the fitted model; it can always be rebuilt from the weights."""
 
-    def __init__(self, objective: Objective | None = None):
-        self.objective = objective
+    def __init__(self, model: FittedModel | None = None):
+        self.model = model
 
 
 class BaseDeepClusterer(
@@ -58,36 +41,71 @@ class BaseDeepClusterer(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
-    BaseEstimator,
+    SaveLoadMixin,
+    SharedParameters,
 ):
-    """Base of all estimators; a subclass has a constructor and `_phases`."""
+    """Base of all estimators; a subclass has parameters of its own and `_phases`.
 
-    def _phases(
-        self, backbone: nn.Module, n_features: int, settings: dict
-    ) -> Iterator[tuple[Objective, dict]]:
-        """What is trained, in order; the last objective is the one that predicts.
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
+        that could not be read have -1.
 
-        Parameters
-        ----------
-        backbone : nn.Module
-            From views to features; new.
+    invalid_ : list of (int, str)
+        Index and reason of each training image that could not be read.
 
-        n_features : int
-            Width of the features.
+    n_iter_ : int
+        Epochs of training.
 
-        settings : dict
-            Keyword arguments for `skcc.engine.train`: epochs, batch_size, learning_rate,
-            weight_decay, schedule.
+    history_ : list of dict
+        Mean loss terms of each epoch, weighted.
 
-        Yields
-        ------
-        objective : Objective
-            What the engine trains.
+    settings_ : dict
+        What every "auto" came to.
 
-        settings : dict
-            For this phase.
+    image_shape_ : tuple of (int, int, int) or None
+        Height, width and channels at which images are stored; None for vectors.
+
+    weights_ : dict of str to ndarray
+        The fitted network.
+
+    cluster_centers_ : ndarray of shape (n_clusters, n_features_out)
+        Centres in the space of normalised features; only where clusters are found by k-means.
+
+    n_features_in_ : int
+        Numbers per image, or columns of the table; 1 for files and PIL images.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns of X, if it has any that are strings.
+    """
+
+    # -- what a method defines --------------------------------------------------------------
+
+    def _phases(self, setup: Setup) -> Iterator[Phase]:
+        """Yield what is trained, in order; the objective of the last phase predicts.
+
+        It runs in `fit` and, without training, in `load`; so it builds networks and looks at no
+        data. What needs data belongs into `Objective.before_epoch`.
         """
         raise NotImplementedError
+
+    def _planned_epochs(self) -> int | None:
+        """Epochs of all phases together, for progress bars; None if they are not known."""
+        return self.settings_["max_epochs"]
+
+    def _readout(self) -> str:
+        """Where clusters come from: "head", the objective's `assign`; or "kmeans" of `embed`."""
+        return "head"
+
+    _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
+
+    def _check_unlabeled(self) -> None:
+        """Raise ValueError if training cannot use unlabeled samples."""
+        raise ValueError(
+            f"{type(self).__name__} cannot use unlabeled images; methods with a contrast between "
+            "instances can"
+        )
 
     # -- fit --------------------------------------------------------------------------------
 
@@ -154,42 +172,43 @@ class BaseDeepClusterer(
             If the loss is not finite for the second time; the first time an epoch is repeated.
         """
         self._check_parameters()
-        distributed.join()
-        device = engine.resolve_device(self.device)
-        with self._all_or_nothing():
+        distributed.init_process_group()
+        device = settings.resolve_device(self.device)
+        with self._restore_on_error():
             self._fit(X, y, device, unlabeled)
         return self
 
     @with_callbacks
     def _fit(self, X, y, device, unlabeled):
-        store, self._format = self._read(X, known=None, device=device)
+        store, self._format = fitting.read_samples(self, X, device=device)
         self.invalid_ = sorted(store.invalid.items())
-        _warn_about_invalid(store)
-        n = len(store)
-        if n < max(2, self.n_clusters):
+        warn_about_invalid(store)
+        if len(store) < max(2, self.n_clusters):
             raise ValueError(
-                f"n_samples={n} should be >= n_clusters={self.n_clusters}, and at least 2"
+                f"n_samples={len(store)} should be >= n_clusters={self.n_clusters}, and at least 2"
             )
         self._fitted_with = self.get_params(deep=False)
-        self.settings_ = self._resolve(store, device)
+        self.settings_ = settings.resolve_settings(self, store, device)
         self.image_shape_ = self._format.shape if self._format.is_image else None
-        announce(type(self).__name__, self.settings_, self._shown())
-        self._warn_about_batch(n)
-        unlabeled = self._read_unlabeled(unlabeled)
-        self._demand_one_fit(store, unlabeled)
+        announce(type(self).__name__, self.settings_, self._rank_verbose())
+        if unlabeled is not None:
+            self._check_unlabeled()
+            unlabeled = fitting.read_unlabeled(self, unlabeled)
+        identity = fitting.run_identity(self, store, unlabeled)
+        fitting.check_batches(self, len(store), identity)
         store, unlabeled = (s and s.to(device) for s in (store, unlabeled))
-        tasks = FitTasks(self, X, y, self.settings_["max_epochs"])
-        objective = self._train(store, unlabeled, device, tasks)
-        self._warn_about_collapse(self._learn(objective, store))
-        vars(self).pop("_start", None)
+        tasks = FitTasks(self, X, y, self._planned_epochs())
+        objective = self._train(store, unlabeled, device, tasks, identity)
+        fitting.warn_about_collapse(self, self._set_fitted_attributes(objective, store))
+        vars(self).pop("_initial_backbone", None)
         if device.type != "cpu":
-            self._live = _Live()  # its memory goes back; `predict` builds it again
+            self._cache = _ModelCache()  # frees its memory; `predict` rebuilds it
         tasks.end(lambda: vars(self))
 
     def start_from(self, fitted):
         """Let the next `fit` begin with features that another estimator has learned.
 
-        Its backbone is taken over, also from another method; the heads, and with them the clusters,
+        The backbone is taken over, also from another method; the heads, and with them the clusters,
         are learned anew.
 
         Parameters
@@ -200,41 +219,23 @@ class BaseDeepClusterer(
         Returns
         -------
         self : object
-            The estimator; a clone of it does not begin with them.
+            The estimator; a clone of it does not begin with these features.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             If it is not fitted.
+
+        ValueError
+            If its method has no backbone.
         """
         check_is_fitted(fitted)
-        backbone = next(
-            module
-            for name, module in fitted._objective().named_modules()
-            if name.split(".")[-1] == "backbone"
-        )
-        self._start = {name: v.cpu().numpy() for name, v in backbone.state_dict().items()}
+        self._initial_backbone = fitting.backbone_weights(fitted)
         return self
 
-    def _learn(self, objective, store):
-        """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
-        self.n_iter_ = len(self.history_)
-        objective.release()
-        self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
-        self._live = _Live(objective)
-        return self._name_clusters(store)
-
-    def _as_if_stopped(self, objective, store):
-        """The attributes of this estimator, had training ended now; for callbacks."""
-        model, objective = copy.copy(self), copy.deepcopy(objective)
-        dtype = getattr(torch, self.settings_["precision"])
-        engine.finish(objective, store, self._views(), dtype=dtype)
-        model._learn(objective, store)
-        return vars(model)
-
     @contextlib.contextmanager
-    def _all_or_nothing(self):
-        """Forget what an earlier fit learned, but bring it back if this one fails."""
+    def _restore_on_error(self):
+        """Drop the attributes of an earlier fit, but restore them if this one fails."""
         before = dict(vars(self))
         for name in before:
             if name.endswith("_"):
@@ -246,295 +247,71 @@ class BaseDeepClusterer(
             vars(self).update(before)
             raise
 
-    def _check_parameters(self):
-        demand_integer("n_clusters", self.n_clusters, 1)
-        demand_integer("image_size", self.image_size, 1, also=[None])
-        demand_integer("max_epochs", self.max_epochs, 1, also=["auto"])
-        demand_real("max_seconds", self.max_seconds, 0, closed=False, also=[None])
-        demand_integer("batch_size", self.batch_size, 2, also=["auto"])
-        demand_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
-        demand_real("weight_decay", self.weight_decay, 0)
-        demand_choice("schedule", self.schedule, engine.SCHEDULES)
-        demand_choice("augmented_views", self.augmented_views, [0, 1, 2])
-        demand_choice("readout", self.readout, ["head", "kmeans"])
-        demand_choice("precision", self.precision, ["auto", "fp32", "bf16"])
-        demand_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
-        demand_choice("on_error", self.on_error, ["raise", "warn"])
-        if not isinstance(self.cache_dir, (str, Path, NoneType)):
-            raise ValueError(f"cache_dir must be a path or None; got {self.cache_dir!r}")
-        if not isinstance(self.backbone, nn.Module):
-            demand_choice("backbone", self.backbone, ["auto", *BACKBONES])
-        if not callable(self.augment):
-            demand_choice("augment", self.augment, ["auto", *AUGMENTATIONS])
-        if self.image_shape is not None:
-            shape = self.image_shape
-            if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
-                raise ValueError(
-                    "image_shape must be (height, width) or (height, width, channels) or None; "
-                    f"got {shape!r}"
-                )
-            for side in shape:
-                demand_integer("each entry of image_shape", side, 1)
-
-    def _read(self, X, *, known, device=None):
-        """X as a store, with scikit-learn's checks of tables and feature names."""
-        X = data.resolve(X)
-        table = data.is_table(X)
-        if table and known is not None and known.is_image:
-            _demand_batch(X, known.shape)
-        sources = not table and data.holds_sources(X)
-        if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
-            X = validate_data(self, X, reset=known is None, dtype=None, skip_check_array=sources)
-
-        def stored_side(short):
-            view = self.image_size or defaults.image_side(short, device)
-            return defaults.stored_side(short, view)
-
-        store, fmt = data.read(
-            X,
-            image_shape=self.image_shape,
-            side=stored_side,
-            known=known,
-            n_jobs=self.n_jobs,
-            cache_dir=self.cache_dir,
-            on_error=self.on_error,
+    def _train(self, store, unlabeled, device, tasks, identity):
+        """Train all phases; set the history, and return the last objective."""
+        run = phases.Run(
+            title=type(self).__name__,
+            settings=self.settings_,
+            augmentation=self._augmentation(),
+            device=device,
+            seed=distributed.compute_on_rank_zero(lambda: fitting.initial_seed(self, identity)),
+            global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
+            checkpoint_dir=self.checkpoint_dir,
+            identity=identity,
+            max_seconds=self.max_seconds,
+            cuda_graphs=bool(self.cuda_graphs),
+            sync_batchnorm=self.sync_batchnorm,
+            verbose=self._rank_verbose(),
         )
-        if known is None and not table:
-            self.n_features_in_ = 1 if sources else fmt.n_features
-        return store, fmt
+        self._n_samples, self.history_, self._n_phases = len(store), [], 0
 
-    def _read_unlabeled(self, X):
-        if X is None:
-            return None
-        if self.instance_weight == 0:
-            raise ValueError("unlabeled images are of use for an instance_weight > 0; got 0")
-        try:
-            store, _ = self._read(X, known=self._format)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"unlabeled: {error}") from error
-        if isinstance(store, data.SourceStore):
-            store = store.read(self.cache_dir)
-        _warn_about_invalid(store)
-        if len(store) < 2:
-            raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
-        return store
+        def report(objective, history, n_phases):
+            self.history_, self._n_phases = history, n_phases
+            return tasks.end_epoch(lambda: self._fitted_snapshot(objective(), store))
 
-    def _resolve(self, store, device):
-        """Every "auto" resolved: what `settings_` reports."""
-        n, shape = len(store), store.shape
-        chosen = {
-            name: getattr(self, name)
-            for name in (
-                *("backbone", "augment", "max_epochs", "batch_size", "learning_rate"),
-                *("weight_decay", "schedule"),
-            )
-        }
-        if self.backbone == "auto":
-            chosen["backbone"] = defaults.backbone_name(shape, device)
-        elif isinstance(self.backbone, nn.Module):
-            chosen["backbone"] = type(self.backbone).__name__
-        if self.augment == "auto":
-            chosen["augment"] = defaults.augmentation_name(store)
-        elif callable(self.augment):
-            chosen["augment"] = getattr(self.augment, "__name__", type(self.augment).__name__)
-        if self.batch_size == "auto":
-            chosen["batch_size"] = defaults.batch_size(n, self.n_clusters)
-        chosen["batch_size"] = min(n, chosen["batch_size"])
-        if self.max_epochs == "auto":
-            chosen["max_epochs"] = defaults.max_epochs(n, chosen["batch_size"])
-        if self.learning_rate == "auto":
-            chosen["learning_rate"] = defaults.LEARNING_RATE
-        precision = str(engine.resolve_precision(self.precision, device))
-        return chosen | {
-            "max_epochs": int(chosen["max_epochs"]),  # from NumPy's numbers, too
-            "batch_size": int(chosen["batch_size"]),
-            "learning_rate": float(chosen["learning_rate"]),
-            "weight_decay": float(chosen["weight_decay"]),
-            "image_size": self._view_size(shape, device),
-            "device": str(device),
-            "precision": precision.removeprefix("torch."),
-        }
+        objective, self.history_, self._n_phases = phases.train_phases(
+            self._phases_of_new_setup(store.shape),
+            run, store, unlabeled, begin=tasks.begin_epoch, report=report,
+        )  # fmt: skip
+        return objective
 
-    def _demand_one_fit(self, store, unlabeled):
-        """Find early that several processes were given different things."""
-        if distributed.world_size() == 1:
-            return
-        own = self._demanded(store, unlabeled)
-        for number, other in enumerate(distributed.share(own)):
-            differing = [name for name in own if own[name] != other.get(name)]
-            if differing:
-                raise ValueError(
-                    f"all processes must call fit with the same data and parameters; rank {number} "
-                    f"and rank {distributed.rank()} differ in {', '.join(differing)}"
-                )
-        size = len(store) // engine.n_steps(len(store), self.settings_["batch_size"])
-        if not self.sync_batchnorm and size < 2 * distributed.world_size():
-            raise ValueError(
-                f"batches of {size} samples leave some of {distributed.world_size()} processes "
-                "less than two, of which there are no statistics: give a larger batch_size, fewer "
-                "processes, or sync_batchnorm=True"
-            )
+    def _rank_verbose(self):
+        return self.verbose if distributed.is_rank_zero() else 0
 
-    def _view_size(self, shape, device):
-        if len(shape) == 1:
-            return None
-        short = min(shape[:2])
-        side = self.image_size or defaults.image_side(short, device)
-        return tuple(max(1, round(s * side / short)) for s in shape[:2])
+    def _phases_of_new_setup(self, shape):
+        """`_phases` on a new backbone, whose weights are drawn when the first phase is built."""
+        yield from self._phases(fitting.build_setup(self, shape))
 
-    def _warn_about_batch(self, n):
-        size = n // engine.n_steps(n, self.settings_["batch_size"])
-        small = size < 4 * self.n_clusters and self.n_clusters > 1
-        if small and distributed.is_first():
-            warnings.warn(
-                f"batches of {size} samples are small for n_clusters={self.n_clusters}: below "
-                f"{4 * self.n_clusters} a cluster has too few members in a batch to be told from "
-                "the others",
-                UserWarning,
-                stacklevel=5,
-            )
-
-    def _train(self, store, unlabeled, device, tasks):
-        """Run the phases; set the history of all, and return the last objective."""
-        settings = self.settings_
-        checkpoints = self._checkpoints(store, unlabeled)
-        seed = self._seed(checkpoints)
-        self.history_, objective = [], None
-        phases = self._phases_from_scratch(store.shape)
-        for phase in itertools.count():
-            phase_seed = seed + phase
-            with engine.private_rng(phase_seed, device):
-                drawn = next(phases, None)
-            if drawn is None:
-                return objective
-            objective, how = drawn
-            objective.to(device, memory_format=torch.channels_last)
-            earlier = self.history_
-            name, n = type(self).__name__, len(store)
-            with Progress(name, how["epochs"], n, self._shown()) as progress:
-                history = engine.train(
-                    objective,
-                    store,
-                    self._views(),
-                    **how,
-                    seed=phase_seed,
-                    dtype=getattr(torch, settings["precision"]),
-                    global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
-                    begin=tasks.begin_epoch,
-                    report=self._reporter(objective, store, earlier, tasks, progress),
-                    unlabeled=unlabeled,
-                    checkpoint=checkpoints(phase, seed),
-                    sync_batchnorm=self.sync_batchnorm,
-                )
-            self.history_ = earlier + history
-
-    def _shown(self):
-        return self.verbose if distributed.is_first() else 0
-
-    def _reporter(self, objective, store, earlier, tasks, progress):
-        """What the engine tells of each epoch is shown, kept, and handed to callbacks."""
-        started, limit = time.monotonic(), self.max_seconds or math.inf
-
-        def report(history, seconds):
-            self.history_ = earlier + history
-            progress(len(history) - 1, history[-1], seconds)
-            stop = tasks.end_epoch(lambda: self._as_if_stopped(objective, store))
-            the_next_would_end = time.monotonic() - started + seconds
-            return stop or the_next_would_end > limit
-
-        return report
-
-    def _phases_from_scratch(self, shape):
-        """`_phases` with a new backbone, drawn when the first phase is asked for."""
-        size = self.settings_["image_size"]
-        how = {
-            name: self.settings_[name]
-            for name in ("batch_size", "learning_rate", "weight_decay", "schedule")
-        }
-        how["epochs"] = self.settings_["max_epochs"]
-        if isinstance(self.backbone, nn.Module):
-            backbone = copy.deepcopy(self.backbone)
-        else:
-            backbone = BACKBONES[self.settings_["backbone"]](shape, size)
-        if hasattr(self, "_start"):
-            _load_backbone(backbone, self._start)
-        sample = (shape[-1], *size) if size else shape
-        self._n_features_out = _feature_width(backbone, sample)
-        yield from self._phases(backbone, self._n_features_out, how)
-
-    def _seed(self, checkpoints):
-        """The seed of a run; that of the interrupted one if none is demanded."""
-        return distributed.from_first(lambda: self._seed_of_one(checkpoints))
-
-    def _seed_of_one(self, checkpoints):
-        if self.checkpoint_dir is not None and not isinstance(self.random_state, Integral):
-            state = checkpoints(0, None).load()
-            if state is not None:
-                return state["seed"]
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _checkpoints(self, store, unlabeled):
-        """A function ``(phase, seed) -> Checkpoint or None``."""
-        if self.checkpoint_dir is None:
-            return lambda phase, seed: None
-        demanded = self._demanded(store, unlabeled)
-        folder = Path(self.checkpoint_dir)
-        return lambda phase, seed: Checkpoint(folder / f"phase-{phase}.pt", demanded, seed)
-
-    def _demanded(self, store, unlabeled):
-        """What makes two runs the same, by name."""
-        demanded = {
-            name: _plain(value)
-            for name, value in (self._fitted_with | self.settings_).items()
-            if name not in _NOT_RESULTS
-        }
-        demanded["X"] = fingerprint(store.samples)
-        demanded["unlabeled"] = unlabeled and fingerprint(unlabeled.samples)
-        if hasattr(self, "_start"):
-            flat = [torch.tensor(v).flatten().double() for v in self._start.values()]
-            demanded["the network it starts from"] = fingerprint(torch.cat(flat))
-        return demanded
-
-    def _name_clusters(self, store):
-        """Number the clusters by size, so that empty ones come last; return the sizes."""
+    def _set_fitted_attributes(self, objective, store):
+        """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
+        self.n_iter_ = len(self.history_)
+        self._n_features_out = objective.n_embedding
+        objective.release()
+        self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
         self._order = np.arange(self.n_clusters)
-        if self.readout == "kmeans":
-            from sklearn.cluster import KMeans  # here, for the half second that it takes
+        if self._readout() == "kmeans" or not has_assign(objective):
+            model = self._new_model(objective)
+            self.cluster_centers_, self._variance = model.fit_k_means(store, self.n_clusters)
+        self._cache = _ModelCache(self._new_model(objective))
+        return self._order_clusters_by_size(store)
 
-            embed = self._objective().embed
-            features = self._sweep(store, lambda view: F.normalize(embed(view).float()))
-
-            def cluster():
-                k_means = KMeans(self.n_clusters, n_init=10, random_state=0).fit(features)
-                return torch.from_numpy(k_means.cluster_centers_), float(k_means.inertia_)
-
-            centers, inertia = distributed.from_first(cluster)
-            self.cluster_centers_ = centers.numpy().astype(np.float32)
-            self._variance = max(inertia / features.size, 1e-9)
-        p = self._sweep(store, self._assigner())
+    def _order_clusters_by_size(self, store):
+        """Number the clusters by size, so that empty ones come last; return the sizes."""
+        model = self._cache.model
+        p = model.sweep(store, model.assign)
         counts = np.bincount(p.argmax(axis=1), minlength=self.n_clusters)
         self._order = np.argsort(-counts, kind="stable")
-        if self.readout == "kmeans":
+        if hasattr(self, "cluster_centers_"):
             self.cluster_centers_ = self.cluster_centers_[self._order]
-        self.labels_ = store.spread(p[:, self._order].argmax(axis=1), -1)
+        self._cache = _ModelCache(self._new_model(model.objective))
+        self.labels_ = store.scatter_to_input(p[:, self._order].argmax(axis=1), -1)
         return counts
 
-    def _warn_about_collapse(self, counts):
-        k, used, largest = self.n_clusters, np.count_nonzero(counts), counts.max() / counts.sum()
-        if used < k:
-            what = f"{k - used} of {k} clusters are empty"
-        elif k > 1 and largest > SWALLOWED:
-            what = f"one of {k} clusters holds {largest:.0%} of the samples"
-        else:
-            return
-        if not distributed.is_first():
-            return
-        warnings.warn(
-            f"{what}. More epochs, a larger entropy_weight, an augmentation that fits the "
-            "images, or fewer clusters may help.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+    def _fitted_snapshot(self, objective, store):
+        """The attributes of this estimator, had training ended now; for callbacks."""
+        model = copy.copy(self)
+        model._set_fitted_attributes(objective, store)
+        return vars(model)
 
     # -- after fit --------------------------------------------------------------------------
 
@@ -544,7 +321,7 @@ class BaseDeepClusterer(
         Parameters
         ----------
         X : array-like, tensor, str, Path or list
-            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+            Images as in `fit`, of the same shape; files and PIL images are resized to it.
 
         Returns
         -------
@@ -560,10 +337,10 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        store = self._read_again(X)
-        labels = self._sweep(store, self._assigner()).argmax(axis=1)
-        _warn_about_invalid(store)
-        return store.spread(labels, -1)
+        store, model = self._read_fitted(X), self._fitted_model()
+        labels = model.sweep(store, model.assign).argmax(axis=1)
+        warn_about_invalid(store)
+        return store.scatter_to_input(labels, -1)
 
     def predict_proba(self, X):
         """Soft assignments of images to clusters.
@@ -571,7 +348,7 @@ class BaseDeepClusterer(
         Parameters
         ----------
         X : array-like, tensor, str, Path or list
-            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+            Images as in `fit`, of the same shape; files and PIL images are resized to it.
 
         Returns
         -------
@@ -588,7 +365,8 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        return self._answer(X, self._assigner)
+        store, model = self._read_fitted(X), self._fitted_model()
+        return model.rows_of(store, model.assign)
 
     def transform(self, X):
         """Features of images: the output of the backbone.
@@ -596,7 +374,7 @@ class BaseDeepClusterer(
         Parameters
         ----------
         X : array-like, tensor, str, Path or list
-            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+            Images as in `fit`, of the same shape; files and PIL images are resized to it.
 
         Returns
         -------
@@ -612,7 +390,8 @@ class BaseDeepClusterer(
         ValueError
             If the images are not like those of `fit`.
         """
-        return self._answer(X, lambda: self._objective().embed)
+        store, model = self._read_fitted(X), self._fitted_model()
+        return model.rows_of(store, model.objective.embed)
 
     def score(self, X, y=None):
         """How well two random views of an image agree on its cluster; needs no labels.
@@ -620,7 +399,7 @@ class BaseDeepClusterer(
         Parameters
         ----------
         X : array-like, tensor, str, Path or list
-            Images as in `fit`, of the same shape; files and PIL images are brought to it.
+            Images as in `fit`, of the same shape; files and PIL images are resized to it.
 
         y : None, default=None
             Ignored; scikit-learn passes it.
@@ -652,214 +431,79 @@ class BaseDeepClusterer(
         """
         from sklearn.metrics import adjusted_mutual_info_score  # here, for the time that it takes
 
-        store = self._read_again(X)
-        assign = self._assigner()
-        both = self._of_two_views(store, lambda view: assign(view).argmax(dim=1))
+        store, model = self._read_fitted(X), self._fitted_model()
+        both = model.rows_of_two_views(store, lambda view: model.assign(view).argmax(dim=1))
         first, second = both.astype(int).T
         if len(np.unique(both)) == 1:
             return 0.0
         return float(adjusted_mutual_info_score(first, second))
 
-    def save(self, path) -> None:
-        """Write the fitted estimator to one safetensors file, without pickle.
+    # -- the fitted model -------------------------------------------------------------------
 
-        Of several processes the first one writes.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file. One that is there already is replaced.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
-
-        TypeError
-            If a parameter cannot be stored.
-        """
+    def _read_fitted(self, X):
+        """X as a store of samples like those of `fit`."""
         check_is_fitted(self)
-        if not distributed.is_first():
-            return
-        header = {
-            "estimator": type(self).__name__,
-            "versions": {
-                "skcc": __version__,
-                **{m.__name__: m.__version__.split("+")[0] for m in (torch, np, sklearn)},
-            },
-            "parameters": {name: _plain(value) for name, value in self._fitted_with.items()},
-        }
-        without_callbacks = copy.copy(self).set_callbacks()
-        persistence.write(path, header, without_callbacks.__getstate__())
+        distributed.init_process_group()
+        return fitting.read_samples(self, X, known=self._format)[0]
 
-    @classmethod
-    def load(cls, path, *, device="auto", backbone=None, augment=None):
-        """Read an estimator that was saved; nothing in the file is executed.
+    def _fitted_model(self):
+        """The fitted model, on the device that is asked for now."""
+        device = settings.resolve_device(self.device)
+        model = self._cache.model
+        if model is None or model.device != device:
+            # One thread builds it, the others take what it built.
+            with private_rng(0, device):
+                model = self._cache.model
+                if model is None or model.device != device:
+                    model = self._cache.model = self._new_model(self._rebuild_objective(device))
+        model.dtype = settings.resolve_precision(self.precision, device)
+        return model
 
-        Where it computes, and where it keeps files (`cache_dir`, `checkpoint_dir`), is not taken
-        from the file: those are places of the machine on which it was written.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-
-        device : str, default="auto"
-            Where the estimator computes from now on, whatever it was fitted on.
-
-        backbone : nn.Module, default=None
-            The module that was given as the parameter `backbone`, if one was; its weights come
-            from the file.
-
-        augment : callable, default=None
-            The function that was given as the parameter `augment`, if one was.
-
-        Returns
-        -------
-        estimator : object
-            Fitted, of this class.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no file.
-
-        ValueError
-            If the file is damaged, foreign, of a newer skcc or of another estimator, or if a
-            module or function must be given.
-        """
-        engine.resolve_device(device)
-        header, state = persistence.read(path, {"backbone": backbone, "augment": augment})
-        if header.get("estimator") != cls.__name__:
-            raise ValueError(f"{path} holds a {header.get('estimator')}, not a {cls.__name__}")
-        estimator = cls()
-        _demand_plain_attributes(cls, state, path)
-        unknown = set(state.get("_fitted_with", {})) ^ set(estimator.get_params(deep=False))
-        if unknown:
-            raise ValueError(
-                f"{path} was written with {header.get('versions')}; this is skcc "
-                f"{__version__}. They differ in the parameters {', '.join(sorted(unknown))}"
-            )
-        try:
-            estimator.__setstate__(state)
-            estimator.set_params(device=device, cache_dir=None, checkpoint_dir=None)
-            estimator._demand_weights_that_fit()
-            estimator._objective()
-        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{path}: its weights do not fit its parameters: {error}") from error
-        return estimator
-
-    def _demand_weights_that_fit(self):
-        """Before memory is taken for a network: whether it has the size of the weights."""
-        if isinstance(self._fitted_with["backbone"], nn.Module):
-            return
-        with torch.device("meta"):
-            objective = self._network()
-        wanted = {name: tuple(value.shape) for name, value in objective.state_dict().items()}
-        stored = {name: value.shape for name, value in self.weights_.items()}
-        for name in sorted(wanted.keys() | stored.keys()):
-            if wanted.get(name) != stored.get(name):
-                raise ValueError(
-                    f"{name} has shape {stored.get(name)} and should have {wanted.get(name)}"
-                )
-
-    def _answer(self, X, function):
-        """Rows for the images of X; NaN where one could not be read."""
-        store = self._read_again(X)
-        rows = self._sweep(store, function())
-        _warn_about_invalid(store)
-        return store.spread(rows, np.nan)
-
-    def _read_again(self, X):
-        check_is_fitted(self)
-        distributed.join()
-        return self._read(X, known=self._format)[0]
+    def _new_model(self, objective):
+        """A fitted model with the read-out of this estimator."""
+        n_augmented = 2 if objective.n_augmented is None else min(2, objective.n_augmented)
+        model = FittedModel(
+            objective,
+            Views(self._augmentation(), self.settings_["image_size"], 2, n_augmented),
+            callable(self._fitted_with["augment"]),
+            getattr(torch, self.settings_["precision"]),
+        )
+        centers = getattr(self, "cluster_centers_", None)
+        model.set_readout(self._order, centers, getattr(self, "_variance", None))
+        return model
 
     def _objective(self):
-        """The fitted module, on the device that is asked for now."""
-        device = engine.resolve_device(self.device)
-        objective = self._live.objective
-        if objective is None or engine.device_of(objective) != device:
-            # One thread builds it, the others take what it built. It is never moved: a thread may
-            # be computing with it where it is.
-            with engine.private_rng(0, device):
-                objective = self._live.objective
-                if objective is None or engine.device_of(objective) != device:
-                    objective = self._live.objective = self._rebuilt(device)
-        return objective
+        return self._fitted_model().objective
 
-    def _rebuilt(self, device):
-        """The fitted module, made from its weights."""
-        objective = self._network()
+    def _rebuild_objective(self, device):
+        objective = self._new_objective()
         objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
         return objective.eval().to(device, memory_format=torch.channels_last)
 
-    def _network(self):
-        """A module like the fitted one, with new weights."""
+    def _new_objective(self):
+        """An objective like the fitted one, with new weights."""
         same = type(self)(**self._fitted_with)
-        same.settings_ = self.settings_
-        *_, (objective, _) = same._phases_from_scratch(self._format.shape)
-        objective.release()
-        return objective
+        same.settings_, same._n_samples = self.settings_, self._n_samples
+        built = same._phases_of_new_setup(self._format.shape)
+        *_, last = itertools.islice(built, self._n_phases)
+        last.objective.release()
+        return last.objective
 
-    def _sweep(self, store, function, view=None):
-        objective = self._objective()
-        dtype = engine.resolve_precision(self.precision, engine.device_of(objective))
-        view = view or self._views().plain
-        return engine.sweep(objective, store, function, view=view, dtype=dtype).numpy()
-
-    def _of_two_views(self, store, function, seed=0):
-        """Rows of a function of both random views of every sample that can be read: (n, 2, ...)."""
-        views, device = self._views(), engine.device_of(self._objective())
-        generator = torch.Generator().manual_seed(seed)
-        places = torch.from_numpy(store.places).to(device)
-        tables = views.draw(store.n_images, store.shape, generator, device)
-        own = callable(self._fitted_with["augment"])  # may draw from the global generator
-        with engine.private_rng(seed, device) if own else contextlib.nullcontext():
-            both = self._sweep(
-                store,
-                lambda drawn: torch.stack([function(view) for view in drawn], dim=1),
-                lambda batch, index: views(batch, tables, places[index]),
-            )
-        _warn_about_invalid(store)
-        both = np.delete(store.spread(both, np.nan), list(store.invalid), axis=0)
-        if not len(both):
-            raise none_could_be_read(store.invalid)
-        return both
+    def _augmentation(self):
+        augmentation = self._fitted_with["augment"]
+        if not callable(augmentation):
+            return AUGMENTATIONS[self.settings_["augment"]]
+        has_draw = hasattr(augmentation, "draw")
+        return augmentation if has_draw else CallableAugmentation(augmentation)
 
     def _project(self, X, seed):
         """Embeddings and soft assignments of two random views of every sample: (n, 2, d + k)."""
-        project, assign = self._objective().project, self._assigner()
+        store, model = self._read_fitted(X), self._fitted_model()
 
         def both(view):
-            return torch.cat([project(view).float(), assign(view)], dim=1)
+            return torch.cat([model.objective.project(view).float(), model.assign(view)], dim=1)
 
-        return self._of_two_views(self._read_again(X), both, seed)
-
-    def _assigner(self):
-        """From a view to soft assignments, by the read-out that was fitted."""
-        objective = self._objective()
-        device = engine.device_of(objective)
-        order = torch.tensor(self._order, device=device)
-        if self._fitted_with["readout"] == "head":
-            return lambda view: objective.assign(view)[:, order]
-        # As k-means numbered them: to the last bit the same sums as when they were sorted by size.
-        centres = torch.tensor(self.cluster_centers_, device=device)[order.argsort()]
-
-        def posterior(view):
-            distance = torch.cdist(F.normalize(objective.embed(view).float()), centres)
-            return F.softmax(-(distance**2) / (2 * self._variance), dim=1)[:, order]
-
-        return posterior
-
-    def _views(self):
-        augmentation = self._fitted_with["augment"]
-        n_augmented = self._fitted_with["augmented_views"]
-        if not callable(augmentation):
-            augmentation = AUGMENTATIONS[self.settings_["augment"]]
-        elif not hasattr(augmentation, "draw"):
-            augmentation = CallableAugmentation(augmentation)
-        return Views(augmentation, self.settings_["image_size"], n_augmented)
+        return model.rows_of_two_views(store, both, seed)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -870,7 +514,7 @@ class BaseDeepClusterer(
 
     def __getstate__(self):
         """Plain values and arrays only, so that any format can hold them."""
-        state = {name: value for name, value in super().__getstate__().items() if name != "_live"}
+        state = {name: value for name, value in super().__getstate__().items() if name != "_cache"}
         if "_format" in state:
             state["_format"] = dict(vars(self._format))
         return state
@@ -880,71 +524,4 @@ class BaseDeepClusterer(
         if "_format" in state:
             self._format = data.Format(**state["_format"])
         if "weights_" in state:
-            self._live = _Live()
-
-
-def _demand_plain_attributes(cls, state, path):
-    """A state sets attributes; one that would hide a method is not ours."""
-    hidden = [name for name in state if hasattr(cls, name)]
-    if hidden or not isinstance(state.get("_fitted_with", {}), dict):
-        raise ValueError(f"{path} is damaged: it would replace {', '.join(hidden) or 'parameters'}")
-
-
-def _load_backbone(backbone, weights):
-    try:
-        backbone.load_state_dict({name: torch.tensor(v) for name, v in weights.items()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"the network to start from does not fit {type(backbone).__name__} for these images: "
-            f"{' '.join(str(error).split())}"
-        ) from error
-
-
-def _warn_about_invalid(store):
-    if not store.invalid or not distributed.is_first():
-        return
-    some = [reason for _, reason in sorted(store.invalid.items())[:3]]
-    warnings.warn(
-        f"{len(store.invalid)} of {store.n_images} images could not be read: {'; '.join(some)}"
-        + ("; ..." if len(store.invalid) > 3 else ""),
-        ImageReadWarning,
-        stacklevel=4,
-    )
-
-
-def _demand_batch(X, shape):
-    """Refuse one gray image where several are wanted; it would be taken for a table."""
-    if tuple(np.shape(X)) == shape[:2] and shape[1] != math.prod(shape):
-        raise ValueError(
-            f"X has the shape of one image, {shape[:2]}; wanted a batch of images, such as X[None]"
-        )
-
-
-def _feature_width(backbone, shape):
-    """Width of the features, found by a dry run on two samples."""
-    backbone.eval()
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    try:
-        with torch.inference_mode():
-            h = backbone(torch.zeros(2, *shape, device=device))
-    except RuntimeError as error:
-        sizes = ", ".join(map(str, shape))
-        raise ValueError(f"backbone cannot take a batch of shape (n, {sizes}): {error}") from error
-    if not isinstance(h, torch.Tensor) or h.ndim != 2 or len(h) != 2:
-        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
-        raise ValueError(
-            f"backbone must map a batch of shape (n, {', '.join(map(str, shape))}) to features "
-            f"of shape (n, d); for n = 2 it gave {got}"
-        )
-    return h.shape[1]
-
-
-def _plain(value):
-    """What of a parameter can be compared after a checkpoint was read."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.random.RandomState):
-        return "RandomState"  # the seed that was drawn from it is kept
-    if isinstance(value, nn.Module) or not callable(value) or hasattr(value, "draw"):
-        return repr(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
+            self._cache = _ModelCache()

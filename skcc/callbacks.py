@@ -261,7 +261,7 @@ class _Logger:
                 f"{type(self).__name__} logs the training of skcc's estimators; got "
                 f"{type(estimator).__name__}"
             )
-        if distributed.is_first():
+        if distributed.is_rank_zero():
             self._open[_key(context)] = self._start(Path(self.folder) / _run_name(context))
 
     def teardown(self, estimator, context):
@@ -302,7 +302,7 @@ class _Logger:
         context : sklearn.callback.CallbackContext
             The task; anything but an epoch is passed over.
         """
-        if context.task_name != "epoch" or not distributed.is_first():
+        if context.task_name != "epoch" or not distributed.is_rank_zero():
             return
         seconds = (datetime.now(UTC) - context.parent.init_time).total_seconds()
         run = self._open[_key(context.parent)]

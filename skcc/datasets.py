@@ -376,14 +376,14 @@ def load(name: str, root=None, *, download: bool = False, n_images: int | None =
     if not 0 < n_images <= len(bunch.images):
         raise ValueError(f"wanted {n_images} images of {name!r}; it has {len(bunch.images)}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(bunch.images))[:n_images])
-    bunch.images = taken(bunch.images, chosen)
+    bunch.images = take(bunch.images, chosen)
     bunch.target = None if bunch.target is None else bunch.target[chosen]
     if bunch.unlabeled is not None:
         bunch.unlabeled = bunch.unlabeled[:n_images]
     return bunch
 
 
-def taken(images, chosen: np.ndarray):
+def take(images, chosen: np.ndarray):
     """Some of the images of a data set.
 
     Parameters

@@ -22,22 +22,14 @@ from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from skcc.exceptions import LostRankError, OtherRankError
 
 _TIMEOUT = timedelta(minutes=10)  # a rank that is killed is noticed at once, one that hangs then
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _batch: ContextVar[int] = ContextVar("batch")
-
-
-class LostRankError(RuntimeError):
-    """Another process ended, or does not answer, so that this one cannot go on."""
-
-
-class OtherRankError(RuntimeError):
-    """What this process works at together with others failed in another one."""
 
 
 # -- who is who -----------------------------------------------------------------------------
@@ -49,7 +41,7 @@ def world_size() -> int:
     Returns
     -------
     size : int
-        1 without ``torchrun``, and inside `alone`.
+        1 without ``torchrun``, and inside `single_process`.
     """
     if _alone.get() or not dist.is_available():
         return 1
@@ -71,7 +63,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"])
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes and prints.
 
     Returns
@@ -82,13 +74,13 @@ def is_first() -> bool:
     Examples
     --------
     >>> from skcc import distributed
-    >>> distributed.is_first()
+    >>> distributed.is_rank_zero()
     True
     """
     return rank() == 0
 
 
-def is_first_here() -> bool:
+def is_local_rank_zero() -> bool:
     """Whether this is the process that writes what all of its machine read.
 
     Returns
@@ -106,7 +98,7 @@ def _launched():
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Let this process compute by itself what is inside, as if there were no others.
 
     For what not every rank does, such as predicting on rank 0 only.
@@ -114,7 +106,7 @@ def alone() -> Iterator[None]:
     Examples
     --------
     >>> from skcc import distributed
-    >>> with distributed.alone():
+    >>> with distributed.single_process():
     ...     distributed.world_size()
     1
     """
@@ -125,7 +117,7 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def join() -> None:
+def init_process_group() -> None:
     """Meet the other processes that ``torchrun`` started; a rank with a GPU takes its own.
 
     A group that the script has made already is used as it is.
@@ -160,7 +152,7 @@ def _watched():
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def raise_lost_rank() -> Iterator[None]:
     """Say in words what it means if operations of PyTorch's own fail to reach other processes.
 
     Raises
@@ -191,7 +183,7 @@ def _lost(error):
 # -- plain values ---------------------------------------------------------------------------
 
 
-def share(value: object) -> list:
+def all_gather_object(value: object) -> list:
     """Plain values of all processes.
 
     Parameters
@@ -212,16 +204,16 @@ def share(value: object) -> list:
     if world_size() == 1:
         return [value]
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = torch.cat(_all_gather(torch.tensor([len(own)]))).tolist()
+    sizes = torch.cat(all_gather(torch.tensor([len(own)]))).tolist()
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: len(own)] = own
-    parts = _all_gather(padded)
+    parts = all_gather(padded)
     return [
         json.loads(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)
     ]
 
 
-def union(entries: dict[int, str]) -> dict[int, str]:
+def merge_dicts(entries: dict[int, str]) -> dict[int, str]:
     """What all processes have noted.
 
     Parameters
@@ -236,11 +228,11 @@ def union(entries: dict[int, str]) -> dict[int, str]:
     """
     if world_size() == 1:
         return entries
-    pairs = {pair for some in share([*entries.items()]) for pair in map(tuple, some)}
+    pairs = {pair for some in all_gather_object([*entries.items()]) for pair in map(tuple, some)}
     return dict(sorted(pairs))
 
 
-def any_of(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether something is so for at least one process.
 
     Parameters
@@ -253,10 +245,10 @@ def any_of(flag: bool) -> bool:
     answer : bool
         The same for all.
     """
-    return any(share(bool(flag)))
+    return any(all_gather_object(bool(flag)))
 
 
-def all_of(flag: bool) -> bool:
+def all_ranks(flag: bool) -> bool:
     """Whether something is so for all processes.
 
     Parameters
@@ -269,11 +261,11 @@ def all_of(flag: bool) -> bool:
     answer : bool
         The same for all.
     """
-    return all(share(bool(flag)))
+    return all(all_gather_object(bool(flag)))
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """Make an error of one process one of all, so that no other waits for it.
 
     Inside, nothing may be communicated.
@@ -288,7 +280,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         own = error
-    said = share(own and f"{type(own).__name__}: {own}")
+    said = all_gather_object(own and f"{type(own).__name__}: {own}")
     if own is not None:
         raise own
     for number, message in enumerate(said):
@@ -296,7 +288,7 @@ def together() -> Iterator[None]:
             raise OtherRankError(f"rank {number}: {message}")
 
 
-def from_first(function: Callable[[], object]) -> object:
+def compute_on_rank_zero(function: Callable[[], object]) -> object:
     """Let the first process do something, and all have the result.
 
     Parameters
@@ -317,26 +309,48 @@ def from_first(function: Callable[[], object]) -> object:
     if world_size() == 1:
         return function()
     result, content = None, io.BytesIO()
-    with together():
-        if is_first():
-            with alone():
+    with raise_on_all_ranks():
+        if is_rank_zero():
+            with single_process():
                 result = function()
             torch.save(result, content)
-    size = share(content.tell())[0]
+    size = all_gather_object(content.tell())[0]
     received = torch.empty(size, dtype=torch.uint8)
-    if is_first():
+    if is_rank_zero():
         received = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
     with _watched():
         dist.broadcast(received, 0)
-    if is_first():
+    if is_rank_zero():
         return result
     return torch.load(io.BytesIO(received.numpy().tobytes()), weights_only=True)
+
+
+def check_same_on_all_ranks(identity: dict[str, object]) -> None:
+    """Reject a call that differs between the processes.
+
+    Parameters
+    ----------
+    identity : dict of str to object
+        Plain values by name; of this process.
+
+    Raises
+    ------
+    ValueError
+        If another process has other values; says under which names.
+    """
+    for number, other in enumerate(all_gather_object(identity)):
+        differing = [name for name in identity if identity[name] != other.get(name)]
+        if differing:
+            raise ValueError(
+                f"all processes must call fit with the same data and parameters; rank {number} "
+                f"and rank {rank()} differ in {', '.join(differing)}"
+            )
 
 
 # -- rows -----------------------------------------------------------------------------------
 
 
-def part(n: int, block: int = 1) -> range:
+def rank_slice(n: int, block: int = 1) -> range:
     """Which of n things are this process's.
 
     Parameters
@@ -363,19 +377,19 @@ def _ends(n, block=1):
     return [min(n, block * (each * i + min(i, more))) for i in range(world_size() + 1)]
 
 
-def concatenate(rows: Tensor, n: int, block: int = 1) -> Tensor:
+def all_gather_rows(rows: Tensor, n: int, block: int = 1) -> Tensor:
     """The rows of all processes, without gradient.
 
     Parameters
     ----------
-    rows : Tensor of shape (len(part(n, block)), ...)
+    rows : Tensor of shape (len(rank_slice(n, block)), ...)
         Those of this process.
 
     n : int
         How many there are in all.
 
     block : int, default=1
-        As in `part`.
+        As in `rank_slice`.
 
     Returns
     -------
@@ -391,7 +405,7 @@ def concatenate(rows: Tensor, n: int, block: int = 1) -> Tensor:
         return rows
     ends = _ends(n, block)
     sizes = [stop - start for start, stop in itertools.pairwise(ends)]
-    parts = _all_gather(_padded(rows, max(sizes)))
+    parts = all_gather(_padded(rows, max(sizes)))
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
@@ -401,14 +415,14 @@ def _padded(rows, size):
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
 
 
-def _all_gather(tensor):
+def all_gather(tensor):
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     with _watched():
         dist.all_gather(parts, tensor, group=_group(tensor.device))
     return parts
 
 
-def _all_reduce(tensor):
+def all_reduce(tensor):
     with _watched():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor
@@ -428,13 +442,13 @@ def _group(device):
 
 
 @contextlib.contextmanager
-def sharing(n: int) -> Iterator[None]:
+def global_batch_size(n: int) -> Iterator[None]:
     """Tell `gather` how many rows the batch has that all processes share.
 
     Parameters
     ----------
     n : int
-        Rows of the whole batch; each process has its `part`.
+        Rows of the whole batch; each process has its `rank_slice`.
     """
     token = _batch.set(n)
     try:
@@ -490,182 +504,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, n):
         ctx.n = n
-        return concatenate(rows, n)
+        return all_gather_rows(rows, n)
 
     @staticmethod
     def backward(ctx, gradient):
-        mine = part(ctx.n)
-        return _all_reduce(gradient.clone())[mine.start : mine.stop], None
+        mine = rank_slice(ctx.n)
+        return all_reduce(gradient.clone())[mine.start : mine.stop], None
 
 
 # -- batch normalisation --------------------------------------------------------------------
 
-
-class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation by the statistics of the rows of all processes, on any device.
-
-    PyTorch's class of this name is for GPUs, and used there.
-
-    Parameters
-    ----------
-    layer : nn.Module
-        One of PyTorch's layers of batch normalisation, whose weights and statistics it shares.
-    """
-
-    def __init__(self, layer: nn.Module):
-        super().__init__(*_shape_of(layer))
-        _share_tensors(self, layer)
-
-    def _check_input_dim(self, input):
-        pass
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise.
-
-        Parameters
-        ----------
-        input : Tensor of shape (b, c, ...)
-            Rows of this process; may be none.
-
-        Returns
-        -------
-        output : Tensor of shape (b, c, ...)
-            Normalised by mean and variance over all rows, and scaled.
-        """
-        if not self.training or world_size() == 1:
-            return super().forward(input)
-        output, mean, variance, n = _Normalise.apply(input, self.weight, self.bias, self.eps)
-        if self.track_running_stats:
-            self._follow(mean, variance * (n / (n - 1)))
-        return output
-
-    def _follow(self, mean, variance):
-        self.num_batches_tracked.add_(1)
-        share = self.momentum
-        if share is None:
-            share = 1.0 / self.num_batches_tracked.item()
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
-
-
-class _Normalise(torch.autograd.Function):
-    """One message forward, one back; moments are joined as by Chan, Golub and LeVeque (1979)."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        full = x if x.dtype == torch.float64 else x.float()
-        mean, variance, n = _moments(full)
-        # Of no rows torch ends the process by a division by zero.
-        output = (
-            F.batch_norm(full, mean, variance, weight, bias, eps=eps) if len(x) else full.clone()
-        )
-        ctx.save_for_backward(x, mean, variance, n, weight)
-        ctx.eps, ctx.has_bias = eps, bias is not None
-        ctx.mark_non_differentiable(mean, variance, n)
-        return output.to(x.dtype), mean, variance, n
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        x, mean, variance, n, weight = ctx.saved_tensors
-        full, along = x.to(mean.dtype), gradient.to(mean.dtype)
-        # Sums of the gradient, and of its products with what is normalised; in one pass.
-        slope = total = torch.zeros_like(mean)
-        if len(x):
-            _, slope, total = torch.ops.aten.native_batch_norm_backward(
-                along, full, mean.new_ones(len(mean)), mean, variance, None, None, False, ctx.eps,
-                [False, True, True],
-            )  # fmt: skip
-        means, slopes = (_all_reduce(torch.stack([total, slope])) / n).unbind()
-        scale = (variance + ctx.eps).rsqrt()
-        factor = scale if weight is None else scale * weight
-        steep = factor * slopes * scale
-        like = (1, -1, *[1] * (x.ndim - 2))
-        # The gradient less its projections on a constant and on what is normalised, times factor.
-        back = (along - means.view(like)).mul_(factor.view(like))
-        back.addcmul_(full - mean.view(like), -steep.view(like))
-        return (
-            back.to(gradient.dtype),
-            None if weight is None else slope.to(weight.dtype),
-            total if ctx.has_bias else None,
-            None,
-        )
-
-
-def _moments(x):
-    """Mean and variance of each channel over all processes, and the number behind them."""
-    count = x.numel() // x.shape[1]
-    if count:
-        # Of all ways on a CPU the quickest.
-        _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
-        variance = inverse.pow(-2).masked_fill(inverse == 0, 0)  # where all are the same
-    else:
-        variance = mean = x.new_zeros(x.shape[1])
-    parts = _all_gather(torch.stack([mean, variance, torch.full_like(mean, count)]))
-    means, variances, counts = torch.stack(parts).unbind(1)
-    n = counts.sum(0)
-    mean = (counts * means).sum(0) / n
-    variance = (counts * (variances + (means - mean) ** 2)).sum(0) / n
-    return mean, variance, n[0]
-
-
-@contextlib.contextmanager
-def synchronised_batch_norm(module: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Let all batch normalisation inside a module use the rows of all processes.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Its layers are exchanged, and put back at the end; parameters and statistics stay the same
-        tensors.
-
-    wanted : bool, default=True
-        Whether it should.
-    """
-    exchanged = []
-    if wanted and world_size() > 1:
-        for parent in list(module.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
-                    exchanged.append((parent, name, child))
-                    setattr(parent, name, _synchronised(child))
-    try:
-        yield
-    finally:
-        for parent, name, child in exchanged:
-            child.train(getattr(parent, name).training)
-            setattr(parent, name, child)
-
-
-def _synchronised(layer):
-    tensors = [*layer.parameters(), *layer.buffers()]
-    if any(tensor.device.type == "cuda" for tensor in tensors):
-        new = nn.SyncBatchNorm(*_shape_of(layer))
-        _share_tensors(new, layer)
-    else:
-        new = SyncBatchNorm(layer)
-    return new.train(layer.training)
-
-
-def _shape_of(layer):
-    return (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-
-
-def _share_tensors(new, layer):
-    for name, value in [*layer._parameters.items(), *layer._buffers.items()]:
-        setattr(new, name, value)
-
-
-def average_statistics(module: nn.Module) -> None:
-    """Let the statistics of batch normalisation be the means of those of all processes.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Trained with statistics of each process.
-    """
-    if world_size() == 1:
-        return
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
-            for statistic in (layer.running_mean, layer.running_var):
-                _all_reduce(statistic).div_(world_size())

@@ -161,7 +161,7 @@ def info_nce(
     key: Tensor,
     negatives: Tensor,
     *,
-    usable: Tensor | None = None,
+    mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
     """Cross-entropy of picking one's own key among other rows, by cosine similarity.
@@ -177,7 +177,7 @@ def info_nce(
     negatives : Tensor of shape (m, d)
         What the keys are to be told from, the same for all queries.
 
-    usable : Tensor of bool of shape (n, m), default=None
+    mask : Tensor of bool of shape (n, m), default=None
         Which negatives count for which query. None means all for all.
 
     temperature : float, default=1.0
@@ -204,8 +204,8 @@ def info_nce(
     """
     query, key, negatives = (F.normalize(x, dim=1, eps=1e-8) for x in (query, key, negatives))
     similarity = query @ negatives.T
-    if usable is not None:
-        similarity = similarity.masked_fill(~usable, -torch.inf)
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask, -torch.inf)
     positive = (query * key).sum(dim=1, keepdim=True)
     logits = torch.cat([positive, similarity], dim=1) / temperature
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
@@ -101,3 +102,28 @@ def _checked(y_true, y_pred, name):
     if len(y_true) == 0:
         raise ValueError(f"{name} needs at least one sample; got 0")
     return y_true, y_pred
+
+
+def clustering_scores(target, labels) -> dict[str, float | None]:
+    """ACC, NMI and ARI of a clustering.
+
+    Parameters
+    ----------
+    target : array-like of shape (n_samples,) or None
+        Classes. Without them all three are None.
+
+    labels : array-like of shape (n_samples,)
+        Clusters.
+
+    Returns
+    -------
+    scores : dict of str to float
+        Keys "acc", "nmi", "ari".
+    """
+    if target is None:
+        return dict.fromkeys(("acc", "nmi", "ari"))
+    return {
+        "acc": clustering_accuracy(target, labels),
+        "nmi": float(normalized_mutual_info_score(target, labels)),
+        "ari": float(adjusted_rand_score(target, labels)),
+    }

@@ -1,32 +1,178 @@
-"""What a method hands to the engine, and the parts that methods share.
+"""The contract between a method and the training engine, and parts that methods share.
 
-An objective knows views, heads and losses. It knows no loader, device, epoch count or rank.
+A method yields `Phase` objects, each with an `Objective`. An objective knows views, networks and
+losses; it knows no data loader, device, optimizer or process group.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from skcc.readouts import k_means
+from skcc.rng import private_rng
+
 HEAD_LOSS_WEIGHT = 0.02  # of the newest batch in the running loss of a cluster head
 
 
-class Objective(nn.Module):
-    """What a method trains: a backbone, its heads, and the loss that joins them.
+@dataclass(frozen=True)
+class Setup:
+    """What the networks of a method are built from; the same in `fit` and after `load`.
 
-    Subclasses implement `forward`, `assign` and `embed`; those that contrast instances `unlabeled`
-    and `project`, too. The hooks may stay as they are.
+    Parameters
+    ----------
+    backbone : nn.Module
+        From views to features of shape (n, n_features); new, with random weights.
+
+    n_features : int
+        Width of the output of the backbone.
+
+    view_shape : tuple of int
+        Shape of a view: (channels, height, width) of an image, (n_columns,) of a vector.
+
+    n_samples : int
+        Number of training samples.
     """
+
+    backbone: nn.Module
+    n_features: int
+    view_shape: tuple[int, ...]
+    n_samples: int
+
+
+class Epoch:
+    """What an objective can use between two epochs.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 0; after training the number of epochs.
+
+    sweep : callable
+        ``sweep(function)`` applies a function of plain views, such as ``self.embed``, to all
+        samples in evaluation mode and without gradient. It returns the rows in order, a float32
+        tensor on the CPU.
+
+    generator : torch.Generator
+        All random numbers of the epoch come from it; on the CPU.
+
+    optimizers : iterable of torch.optim.Optimizer, default=()
+        Those of the phase.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        sweep: Callable[[Callable[[Tensor], Tensor]], Tensor],
+        generator: torch.Generator,
+        optimizers: Iterable[torch.optim.Optimizer] = (),
+    ):
+        self.number, self.sweep, self.generator = number, sweep, generator
+        self._optimizers = tuple(optimizers)
+
+    def k_means(
+        self, function: Callable[[Tensor], Tensor], n_clusters: int, *, n_init: int = 10
+    ) -> tuple[Tensor, Tensor]:
+        """Cluster all samples by k-means of what a function makes of their plain views.
+
+        Parameters
+        ----------
+        function : callable
+            From views to rows, such as ``self.embed``.
+
+        n_clusters : int
+            Number of clusters.
+
+        n_init : int, default=10
+            Initialisations, of which the best is taken.
+
+        Returns
+        -------
+        labels : Tensor of shape (n_samples,) and dtype int64
+            On the CPU.
+
+        centers : Tensor of shape (n_clusters, d) and dtype float32
+            On the CPU.
+        """
+        features = self.sweep(function)
+        seed = self._draw_seed()
+        labels, centers, _ = k_means(features, n_clusters, n_init=n_init, random_state=seed)
+        return labels, centers.float()
+
+    def reset(self, module: nn.Module) -> None:
+        """Draw new initial weights for a module, and forget the optimizer's moments of them.
+
+        Parameters
+        ----------
+        module : nn.Module
+            Each layer with parameters has ``reset_parameters``, as PyTorch's have.
+
+        Raises
+        ------
+        TypeError
+            If a layer has parameters but no ``reset_parameters``.
+        """
+        for layer in module.modules():
+            if not hasattr(layer, "reset_parameters") and any(layer.parameters(recurse=False)):
+                raise TypeError(f"{type(layer).__name__} has no reset_parameters")
+        with private_rng(self._draw_seed(), next(module.parameters()).device):
+            for layer in module.modules():
+                if hasattr(layer, "reset_parameters"):
+                    layer.reset_parameters()
+        for optimizer in self._optimizers:
+            for parameter in module.parameters():
+                for value in optimizer.state.get(parameter, {}).values():
+                    value.zero_()  # in place, since a CUDA graph may read it
+
+    def _draw_seed(self):
+        return int(torch.randint(2**31 - 1, (), generator=self.generator))
+
+
+class Objective(nn.Module):
+    """A loss and the networks that it trains.
+
+    Subclasses set `n_embedding` and implement `forward` and `embed`, mostly `assign`, too. Buffers
+    and parameters are what a checkpoint holds, so everything that changes during training has to be
+    one of them. Class attributes tell the engine what `forward` needs.
+
+    Attributes
+    ----------
+    n_views : int
+        Views of each sample in a step. With 0 it is the plain image alone.
+
+    n_augmented : int or None
+        How many of the views are augmented; the last ones are plain. None means all.
+
+    draws : bool
+        Whether `forward` draws from torch's global generator, which the engine then seeds for
+        each epoch. Of several processes each draws its own numbers; what has to be the same for
+        any number of processes is drawn by ``epoch.generator`` in `before_epoch`.
+
+    turns : tuple of str
+        Methods that return loss terms, in the order in which they are called in a step. Each
+        has its own backward pass and its own optimizer, of the parameters that `parameters_of`
+        gives. The two players of a generative adversarial network are two turns.
+
+    n_embedding : int
+        Width of `embed`.
+    """
+
+    n_views: int = 2
+    n_augmented: int | None = None
+    draws: bool = False
+    turns: tuple[str, ...] = ("forward",)
+    n_embedding: int
 
     def __init__(self):
         super().__init__()
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch, in terms that the engine adds up.
+        """Loss terms of a batch.
 
-        What contrasts samples with each other calls `skcc.distributed.gather` on what its heads
-        put out: with several processes these are a part of the batch, and losses need all of it.
+        A loss that compares samples with each other calls `skcc.distributed.gather` on the outputs
+        of its heads, once: with several processes each has only its part of the batch.
 
         Parameters
         ----------
@@ -34,7 +180,7 @@ class Objective(nn.Module):
             Each of shape (b, c, h, w) or (b, d).
 
         index : Tensor of shape (b,)
-            Which samples these are.
+            Indices of the samples.
 
         Returns
         -------
@@ -44,7 +190,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def assign(self, images: Tensor) -> Tensor:
-        """Soft assignments.
+        """Soft assignments to clusters.
+
+        Without this method, clusters are found by k-means of what `embed` returns.
 
         Parameters
         ----------
@@ -53,7 +201,7 @@ class Objective(nn.Module):
 
         Returns
         -------
-        p : Tensor of shape (n, k)
+        p : Tensor of shape (n, n_clusters)
             Rows sum to one.
         """
         raise NotImplementedError
@@ -68,13 +216,13 @@ class Objective(nn.Module):
 
         Returns
         -------
-        h : Tensor of shape (n, d)
+        h : Tensor of shape (n, n_embedding)
             One row per sample.
         """
         raise NotImplementedError
 
     def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of samples that are not to be clustered.
+        """Loss terms of a batch of samples that are not to be clustered.
 
         Parameters
         ----------
@@ -82,12 +230,12 @@ class Objective(nn.Module):
             As in `forward`.
 
         index : Tensor of shape (b,)
-            Which samples these are; none is one of those to be clustered.
+            Indices of the samples; all are larger than those of the samples to be clustered.
 
         Returns
         -------
         terms : dict of str to Tensor of shape ()
-            Those of `forward` that do not depend on which cluster a sample is in.
+            The terms of `forward` that need no cluster.
         """
         raise NotImplementedError
 
@@ -106,36 +254,89 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def before_epoch(self, epoch: int, sweep: Callable, generator: torch.Generator) -> None:
-        """Prepare what needs the whole data set, and draw what is random in the epoch.
+    def parameters_of(self, turn: str) -> Iterable[nn.Parameter]:
+        """Parameters that the optimizer of a turn updates.
 
         Parameters
         ----------
-        epoch : int
-            Counted from 0.
+        turn : str
+            An entry of `turns`.
 
-        sweep : callable
-            ``sweep(fn)`` applies `fn` to the plain views of all samples, in order, in
-            evaluation mode, without gradient.
+        Returns
+        -------
+        parameters : iterable of nn.Parameter
+            All of them, unless overridden.
+        """
+        return self.parameters()
 
-        generator : torch.Generator
-            Owner of all randomness of the epoch; on the CPU.
+    def sample_weights(self) -> Tensor | None:
+        """How often each sample is drawn in the coming epoch, relative to the others.
+
+        Returns
+        -------
+        weights : Tensor of shape (n_samples,) or None
+            Samples are then drawn with replacement. None draws each sample once.
+        """
+        return None
+
+    def before_epoch(self, epoch: Epoch) -> None:
+        """Prepare an epoch: use the whole data set, or draw random numbers.
+
+        Parameters
+        ----------
+        epoch : Epoch
+            Number, sweep, generator, k-means and reset.
         """
 
     def after_step(self) -> None:
-        """Update what no gradient reaches, such as moving averages and queues."""
+        """Update what gets no gradient, such as moving averages and queues."""
 
-    def after_training(self, sweep: Callable) -> None:
+    def after_training(self, epoch: Epoch) -> None:
         """Finish what needs the trained network and the whole data set.
 
         Parameters
         ----------
-        sweep : callable
-            As in `before_epoch`.
+        epoch : Epoch
+            As in `before_epoch`; its number is that of the epochs that were trained.
         """
 
     def release(self) -> None:
-        """Let go of what only training needs; what `assign` and `embed` need stays."""
+        """Drop what only training needs; what `assign` and `embed` need stays."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training with its own objective and optimizers.
+
+    Settings that are None are those of the estimator.
+
+    Parameters
+    ----------
+    objective : Objective
+        What is trained; that of the last phase predicts.
+
+    name : str, default="train"
+        Shown by the progress bar.
+
+    epochs : int or None, default=None
+        Passes over the samples.
+
+    learning_rate : float or None, default=None
+        Peak learning rate.
+
+    betas : tuple of (float, float), default=(0.9, 0.999)
+        Of AdamW.
+
+    schedule : str or None, default=None
+        A key of `skcc.training.schedules.SCHEDULES`.
+    """
+
+    objective: Objective
+    name: str = "train"
+    epochs: int | None = None
+    learning_rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str | None = None
 
 
 class Queue(nn.Module):

@@ -1,136 +1,176 @@
-"""What a parameter of an estimator may be, and the message when it is something else."""
+"""Parameters that all estimators share: declared, documented and checked once."""
 
-import math
-from collections.abc import Iterable
-from numbers import Integral, Real
+import dataclasses
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import dataclass_transform
 
+from numpy.random import RandomState
+from sklearn.base import BaseEstimator
+from torch import nn
 
-def _refuse(name, value, wanted):
-    raise ValueError(f"{name} must be {wanted}; got {value!r} of type {type(value).__name__}")
-
-
-def demand_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
-    """Refuse what is not an integer from `low` on.
-
-    Parameters
-    ----------
-    name : str
-        Name of the parameter.
-
-    value : object
-        Its value.
-
-    low : int
-        Smallest legal value.
-
-    also : iterable, default=()
-        Other legal values, such as "auto" or None.
-
-    Raises
-    ------
-    ValueError
-        Says what came and what is wanted.
-    """
-    if any(value is o or (isinstance(o, str) and value == o) for o in also):
-        return
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        _refuse(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
+from skcc.augment import AUGMENTATIONS
+from skcc.backbones import BACKBONES
+from skcc.docstrings import merge_numpydoc
+from skcc.training.schedules import SCHEDULES
+from skcc.validation import check_choice, check_integer, check_real
 
 
-def demand_real(
-    name: str,
-    value,
-    low: float,
-    high: float = math.inf,
-    *,
-    closed: bool = True,
-    also: Iterable = (),
-) -> None:
-    """Refuse what is not a finite number in a range.
+@dataclass_transform(kw_only_default=True)
+@dataclass(eq=False, repr=False, kw_only=True)
+class SharedParameters(BaseEstimator):
+    """Parameters of every estimator.
+
+    Each subclass becomes a keyword-only dataclass: it declares and documents its own parameters,
+    and those of its bases join its signature and its docstring.
 
     Parameters
     ----------
-    name : str
-        Name of the parameter.
+    n_clusters : int, default=8
+        Number of clusters.
 
-    value : object
-        Its value.
+    backbone : str or nn.Module, default="auto"
+        Network from images to features: a name in `skcc.backbones.BACKBONES`, or a module
+        from (n, channels, height, width) to (n, d), which is copied, never trained in place.
+        "auto" is a small convolutional network on CPUs, a ResNet-18 on accelerators, and a
+        perceptron for vectors.
 
-    low : float
-        Bound from below.
+    augment : str or callable, default="auto"
+        How views are drawn: a name in `skcc.augment.AUGMENTATIONS`, an instance of
+        `skcc.augment.ImageAugmentation`, or a function from a float batch of images in [0, 1],
+        (n, channels, height, width), to a batch of views. "auto" goes by channels: colour
+        images as in the paper of Contrastive Clustering, gray ones without flips.
 
-    high : float, default=float("inf")
-        Bound from above; legal itself.
+    image_size : int, default=None
+        Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or
+        20 for images of 40 or more, and on accelerators at most 224.
 
-    closed : bool, default=True
-        Whether `low` itself is legal.
+    image_shape : tuple of int, default=None
+        (height, width) or (height, width, channels) of the images that come as rows of a
+        table, or where the axes of an array leave it open. None takes a table for vectors.
 
-    also : iterable, default=()
-        Other legal values, such as "auto".
+    max_epochs : int, default="auto"
+        Passes over the images. "auto" goes by a budget of optimizer steps.
 
-    Raises
-    ------
-    ValueError
-        Says what came and what is wanted.
+    max_seconds : float, default=None
+        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
+        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
+
+    batch_size : int, default="auto"
+        Images per optimizer step. "auto" goes by the number of images and clusters.
+
+    learning_rate : float, default="auto"
+        Peak learning rate of AdamW.
+
+    weight_decay : float, default=0.0
+        Weight decay of AdamW.
+
+    schedule : {"one-cycle", "constant"}, default="one-cycle"
+        How the learning rate changes during training.
+
+    checkpoint_dir : str or Path, default=None
+        Folder where the state of training is kept. Calling `fit` again with the same folder,
+        data and parameters continues an interrupted run, and merely loads a finished one.
+
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps". "auto" takes an accelerator if there
+        is one.
+
+    precision : {"auto", "fp32", "bf16"}, default="auto"
+        Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
+
+    cuda_graphs : {"auto", True, False}, default=False
+        Whether training steps are captured as a CUDA graph and replayed, which saves the time of
+        launching kernels. Only on CUDA, with the package's own networks and augmentations, and in
+        one process; elsewhere it changes nothing. "auto" does it wherever that is so.
+
+    sync_batchnorm : bool, default=True
+        Whether several processes normalise by the statistics of the whole batch, so that many
+        train the model that one trains. False takes those of each process's part of the batch,
+        which is faster.
+
+    n_jobs : int, default=None
+        Threads that decode image files. None means 1, -1 all cores.
+
+    cache_dir : str or Path, default=None
+        Folder in which `fit` keeps decoded images, mapped into memory: for sets that do not fit
+        into memory, and for a quick start with the same files later. None decodes into memory.
+
+    on_error : {"raise", "warn"}, default="raise"
+        What happens if an image cannot be read: an error that names it, or a warning; then it is
+        listed in `invalid_` and gets the label -1.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, views and batch order. An int makes runs repeatable.
+
+    verbose : int, default=0
+        0 is silent, 1 shows the progress of training.
     """
-    if any(value is o or (isinstance(o, str) and value == o) for o in also):
-        return
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (value == low and not closed):
-        wanted = f"a number {'>=' if closed else '>'} {low:g}"
-        if high < math.inf:
-            wanted += f" and <= {high:g}"
-        _refuse(name, value, " or ".join([wanted, *map(repr, also)]))
+
+    n_clusters: int = field(default=8, kw_only=False)
+    backbone: str | nn.Module = "auto"
+    augment: object = "auto"
+    image_size: int | None = None
+    image_shape: tuple[int, ...] | None = None
+    max_epochs: int | str = "auto"
+    max_seconds: float | None = None
+    batch_size: int | str = "auto"
+    learning_rate: float | str = "auto"
+    weight_decay: float = 0.0
+    schedule: str = "one-cycle"
+    checkpoint_dir: str | Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    cuda_graphs: bool | str = False
+    sync_batchnorm: bool = True
+    n_jobs: int | None = None
+    cache_dir: str | Path | None = None
+    on_error: str = "raise"
+    random_state: int | RandomState | None = None
+    verbose: int = 0
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        has_docstring = cls.__dict__.get("__doc__") is not None
+        dataclasses.dataclass(cls, eq=False, repr=False, kw_only=True)
+        if has_docstring:  # python -OO strips them
+            cls.__doc__ = merge_numpydoc(cls, list(inspect.signature(cls).parameters))
+
+    def _parameters_for(self, function):
+        """The parameters that a function takes, by name."""
+        names = inspect.signature(function).parameters
+        return {name: v for name, v in self.get_params(deep=False).items() if name in names}
+
+    def _check_parameters(self):
+        """Raise ValueError if a parameter is out of range; subclasses add their own checks."""
+        check_integer("n_clusters", self.n_clusters, 1)
+        check_integer("image_size", self.image_size, 1, also=[None])
+        check_integer("max_epochs", self.max_epochs, 1, also=["auto"])
+        check_real("max_seconds", self.max_seconds, 0, closed=False, also=[None])
+        check_integer("batch_size", self.batch_size, 2, also=["auto"])
+        check_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
+        check_real("weight_decay", self.weight_decay, 0)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, ["auto", "fp32", "bf16"])
+        check_choice("cuda_graphs", self.cuda_graphs, ["auto", True, False])
+        check_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
+        check_choice("on_error", self.on_error, ["raise", "warn"])
+        if not isinstance(self.cache_dir, (str, Path, type(None))):
+            raise ValueError(f"cache_dir must be a path or None; got {self.cache_dir!r}")
+        if not isinstance(self.backbone, nn.Module):
+            check_choice("backbone", self.backbone, ["auto", *BACKBONES])
+        if not callable(self.augment):
+            check_choice("augment", self.augment, ["auto", *AUGMENTATIONS])
+        if self.image_shape is not None:
+            _check_image_shape(self.image_shape)
 
 
-def demand_choice(name: str, value, choices: Iterable) -> None:
-    """Refuse what is not among the choices.
-
-    Parameters
-    ----------
-    name : str
-        Name of the parameter.
-
-    value : object
-        Its value.
-
-    choices : iterable
-        Legal values.
-
-    Raises
-    ------
-    ValueError
-        Says what came and what is wanted.
-    """
-    choices = list(choices)
-    if not any(type(value) is type(c) and value == c for c in choices):
-        _refuse(name, value, "one of " + ", ".join(map(repr, choices)))
-
-
-def demand_tracks(estimator) -> None:
-    """Refuse what makes no sense of two contrasts, between instances and between clusters.
-
-    Parameters
-    ----------
-    estimator : object
-        Has the parameters ``projection_dim``, ``n_heads``, ``readout``, and a weight and
-        temperature of each contrast.
-
-    Raises
-    ------
-    ValueError
-        Says what came and what is wanted.
-    """
-    demand_integer("projection_dim", estimator.projection_dim, 1)
-    demand_integer("n_heads", estimator.n_heads, 1)
-    for name in ("instance_temperature", "cluster_temperature"):
-        demand_real(name, getattr(estimator, name), 0, closed=False)
-    for name in ("instance_weight", "cluster_weight", "entropy_weight"):
-        demand_real(name, getattr(estimator, name), 0)
-    if estimator.instance_weight == 0 and estimator.cluster_weight == 0:
-        raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
-    if estimator.cluster_weight == 0 and estimator.readout == "head":
+def _check_image_shape(shape):
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
         raise ValueError(
-            "cluster_weight=0 leaves the assignments untrained; wanted readout='kmeans' with it, "
-            "got readout='head'"
+            "image_shape must be (height, width) or (height, width, channels) or None; "
+            f"got {shape!r}"
         )
+    for side in shape:
+        check_integer("each entry of image_shape", side, 1)

@@ -1,20 +1,27 @@
-"""A fitted estimator in one safetensors file.
+"""A fitted estimator in one safetensors file, and `save` and `load`.
 
 The arrays are tensors of the file; everything else is JSON in its header. Reading one executes
 nothing: what is neither a plain value nor an array is refused when it is written.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import sklearn
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
+from skcc import distributed
+from skcc._version import __version__
+from skcc.atomic import atomic_write
 from skcc.augment import ImageAugmentation, NoAugmentation, VectorAugmentation
-from skcc.checkpoint import replaced
+from skcc.training.settings import resolve_device
 
 _FORMAT = 1
 
@@ -42,7 +49,7 @@ def write(path, header: Mapping[str, object], state: Mapping[str, object]) -> No
     arrays: dict[str, np.ndarray] = {}
     packed = _pack(dict(state), "", arrays)
     metadata = {"skcc_format": str(_FORMAT), **{k: json.dumps(v) for k, v in header.items()}}
-    with replaced(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write(to_bytes(arrays, metadata | {"state": json.dumps(packed)}))
 
 
@@ -189,3 +196,140 @@ def _given(name, was, given):
             f"load(path, {name}=...)"
         )
     return given[name]
+
+
+class SaveLoadMixin:
+    """Adds `save` and `load` to an estimator whose pickled state is plain values and arrays."""
+
+    def save(self, path) -> None:
+        """Write the fitted estimator to one safetensors file, without pickle.
+
+        Of several processes the first one writes.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file. One that is there already is replaced.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        TypeError
+            If a parameter cannot be stored.
+        """
+        check_is_fitted(self)
+        if not distributed.is_rank_zero():
+            return
+        header = {
+            "estimator": type(self).__name__,
+            "versions": {
+                "skcc": __version__,
+                **{m.__name__: m.__version__.split("+")[0] for m in (torch, np, sklearn)},
+            },
+            "parameters": {name: plain_value(value) for name, value in self._fitted_with.items()},
+        }
+        without_callbacks = copy.copy(self).set_callbacks()
+        write(path, header, without_callbacks.__getstate__())
+
+    @classmethod
+    def load(cls, path, *, device="auto", backbone=None, augment=None):
+        """Read an estimator that was saved; nothing in the file is executed.
+
+        Where it computes, and where it keeps files (`cache_dir`, `checkpoint_dir`), is not taken
+        from the file: those are places of the machine on which it was written.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        device : str, default="auto"
+            Where the estimator computes from now on, whatever it was fitted on.
+
+        backbone : nn.Module, default=None
+            The module that was given as the parameter `backbone`, if one was; its weights come
+            from the file.
+
+        augment : callable, default=None
+            The function that was given as the parameter `augment`, if one was.
+
+        Returns
+        -------
+        estimator : object
+            Fitted, of this class.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+
+        ValueError
+            If the file is damaged, foreign, of a newer skcc or of another estimator, or if a
+            module or function must be given.
+        """
+        resolve_device(device)
+        header, state = read(path, {"backbone": backbone, "augment": augment})
+        if header.get("estimator") != cls.__name__:
+            raise ValueError(f"{path} holds a {header.get('estimator')}, not a {cls.__name__}")
+        estimator = cls()
+        _check_plain_attributes(cls, state, path)
+        unknown = set(state.get("_fitted_with", {})) ^ set(estimator.get_params(deep=False))
+        if unknown:
+            raise ValueError(
+                f"{path} was written with {header.get('versions')}; this is skcc "
+                f"{__version__}. They differ in the parameters {', '.join(sorted(unknown))}"
+            )
+        try:
+            estimator.__setstate__(state)
+            estimator.set_params(device=device, cache_dir=None, checkpoint_dir=None)
+            estimator._check_weights_that_fit()
+            estimator._objective()
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{path}: its weights do not fit its parameters: {error}") from error
+        return estimator
+
+    def _check_weights_that_fit(self):
+        """Before memory is taken for a network: whether it has the size of the weights."""
+        if isinstance(self._fitted_with["backbone"], nn.Module):
+            return
+        with torch.device("meta"):
+            objective = self._new_objective()
+        wanted = {name: tuple(value.shape) for name, value in objective.state_dict().items()}
+        stored = {name: value.shape for name, value in self.weights_.items()}
+        for name in sorted(wanted.keys() | stored.keys()):
+            if wanted.get(name) != stored.get(name):
+                raise ValueError(
+                    f"{name} has shape {stored.get(name)} and should have {wanted.get(name)}"
+                )
+
+
+def _check_plain_attributes(cls, state, path):
+    """Reject a state with an attribute that would hide a method."""
+    parameters = cls._get_param_names()  # whose defaults are attributes of the class, too
+    hidden = [name for name in state if hasattr(cls, name) and name not in parameters]
+    if hidden or not isinstance(state.get("_fitted_with", {}), dict):
+        raise ValueError(f"{path} is damaged: it would replace {', '.join(hidden) or 'parameters'}")
+
+
+def plain_value(value: object) -> object:
+    """A parameter as a plain value, for comparison and for people.
+
+    Parameters
+    ----------
+    value : object
+        Any parameter.
+
+    Returns
+    -------
+    plain : bool, int, float, str or None
+        Modules and augmentations as their repr, functions by name.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"  # the seed that was drawn from it is kept
+    if isinstance(value, nn.Module) or not callable(value) or hasattr(value, "draw"):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -7,8 +7,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from skcc import data
 from skcc.metrics import matched_confusion
-from skcc.parameters import demand_choice, demand_integer
 from skcc.similarity import PAIRS, SimilarityMonitor, pair_similarity
+from skcc.validation import check_choice, check_integer
 
 
 class ClusterGridDisplay:
@@ -64,7 +64,7 @@ class ClusterGridDisplay:
             n_jobs=estimator.n_jobs,
             on_error=estimator.on_error,
         )
-        p = p[store.places]
+        p = p[store.sample_indices]
         labels, confidence = p.argmax(axis=1), p.max(axis=1)
         images, sizes = [], []
         for cluster in range(p.shape[1]):
@@ -141,7 +141,7 @@ def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
     from sklearn.decomposition import PCA  # here, for the time that it takes
     from sklearn.preprocessing import normalize
 
-    demand_choice("method", method, ["pca", "tsne"])
+    check_choice("method", method, ["pca", "tsne"])
     rows = normalize(check_array(features, dtype=np.float64))
     if method == "tsne" and len(rows) > 3:  # so few have no neighbours to speak of
         from sklearn.manifold import TSNE
@@ -276,7 +276,7 @@ class EmbeddingDisplay:
         ValueError
             If lengths differ, or no features are finite.
         """
-        demand_integer("n_samples", n_samples, 1)
+        check_integer("n_samples", n_samples, 1)
         features, labels = np.asarray(features), column_or_1d(labels)
         check_consistent_length(features, labels)
         random_state = check_random_state(random_state)

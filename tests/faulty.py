@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skcc import ContrastiveClustering, TwinContrastClustering, checkpoint
+from skcc import ContrastiveClustering, TwinContrastClustering
+from skcc.exceptions import CheckpointWarning
+from skcc.training import checkpoint
 
 EPOCHS, CALLS = 6, 6  # calls of a function of the user per epoch: two views, three steps
 
@@ -122,7 +124,7 @@ def killed_at(task):
 def signalled(task):
     """A signal in the third epoch, for a training that has not saved anything yet."""
     checkpoint._SECONDS = 1e9
-    warnings.simplefilter("always", checkpoint.CheckpointWarning)
+    warnings.simplefilter("always", CheckpointWarning)
     number = getattr(signal, task["signal"])
     acts = {in_the_middle_of(2): lambda: os.kill(os.getpid(), number)}
     if not task["send"]:
@@ -157,7 +159,7 @@ def full_disk(task):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X)
-    said = [str(w.message) for w in caught if w.category is checkpoint.CheckpointWarning]
+    said = [str(w.message) for w in caught if w.category is CheckpointWarning]
     on_disk.append(epochs_on_disk(task))
     return {"digest": digest(model), "said": said, "on disk": on_disk}
 

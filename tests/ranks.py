@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from skcc import ContrastiveClustering, TwinContrastClustering, cli, decoding, distributed, engine
+from skcc import ContrastiveClustering, TwinContrastClustering, cli, distributed
 from skcc.augment import AUGMENTATIONS, Views
 from skcc.backbones import BACKBONES
 from skcc.callbacks import CSVLogger
-from skcc.checkpoint import Checkpoint
-from skcc.data import Store
+from skcc.data import Store, decoding
 from skcc.methods.contrastive import ContrastiveObjective
 from skcc.methods.twin import TwinContrastObjective
+from skcc.objective import Setup
+from skcc.training import engine
+from skcc.training.checkpoint import Checkpoint
 
 SMALL = {"batch_size": 40, "n_heads": 2, "backbone": "conv4", "image_size": 10, "random_state": 0}
 COMMON = {"projection_dim": 16, "n_heads": 2, "instance_temperature": 0.5,
@@ -50,8 +52,8 @@ def objective_of(kind):
     torch.manual_seed(0)
     network = Doubled(BACKBONES["conv4"]((12, 12, 1), (10, 10)), 256)
     if kind == "contrastive":
-        return ContrastiveObjective(network, 256, 5, **COMMON).double()
-    return TwinContrastObjective(network, 256, 5, **COMMON, **TWIN).double()
+        return ContrastiveObjective(Setup(network, 256, (1, 10, 10), 101), 5, **COMMON).double()
+    return TwinContrastObjective(Setup(network, 256, (1, 10, 10), 101), 5, **COMMON, **TWIN).double()
 
 
 def noise(n, *shape):
@@ -62,13 +64,12 @@ def train(objective, n=101, epochs=3, aside=0, **how):
     """Steps in float64: batches of 14 or 15, not divisible by 2 or 3."""
     how = {
         "epochs": epochs, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.0,
-        "schedule": "one-cycle", "seed": 0, "dtype": torch.float32, "global_rng": False,
-        "begin": lambda: None, "report": lambda *told: False, **how,
+        "schedule": "one-cycle", "seed": 0, **how,
     }  # fmt: skip
     stores = [Store(torch.from_numpy(noise(m, 12, 12, 1))) if m else None for m in (n, aside)]
     views = Views(AUGMENTATIONS["gray"], (10, 10))
-    history = engine.train(objective, stores[0], views, unlabeled=stores[1], **how)
-    return {"history": history, "state": objective.state_dict()}
+    result = engine.train(objective, stores[0], views, unlabeled=stores[1], **how)
+    return {"history": result.history, "state": objective.state_dict()}
 
 
 # -- tasks: each gives plain values and tensors -----------------------------------------------
@@ -104,8 +105,8 @@ def layers_of_batch_norm(folder):
         x[:, 0] = 7.0  # a channel that is the same everywhere
         x.requires_grad_()
         target = torch.randn(n, 3, 4, 5, dtype=torch.float64)
-        mine = distributed.part(n)
-        with distributed.synchronised_batch_norm(holder), distributed.sharing(n):
+        mine = distributed.rank_slice(n)
+        with distributed.convert_batch_norm(holder), distributed.global_batch_size(n):
             for _ in range(2):
                 holder.zero_grad()
                 x.grad = None
@@ -121,7 +122,7 @@ def layers_of_batch_norm(folder):
 
 
 def sum_over_ranks(tensor):
-    parts = distributed.concatenate(tensor[None], distributed.world_size())
+    parts = distributed.all_gather_rows(tensor[None], distributed.world_size())
     return parts.sum(0)
 
 
@@ -149,7 +150,7 @@ def fits(folder):
         X = np.concatenate([X] * 4)
         for n in (1, 2, 300):  # shared answers are those of one process, bit for bit
             together = [model.predict_proba(X[:n]), model.transform(X[:n]), model.predict(X[:n])]
-            with distributed.alone():
+            with distributed.single_process():
                 by_itself = [f(X[:n]) for f in (model.predict_proba, model.transform,
                                                 model.predict)]  # fmt: skip
             for ours, own in zip(together, by_itself, strict=True):
@@ -250,7 +251,7 @@ def command(folder):
     options = ["-k", "3", "-o", str(out), "--epochs", "2", "--on-error", "warn", "--jobs", "1"]
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         codes = [cli.main(["fit", str(folder / "files"), *options])]
-        distributed.share(None)  # the first one has written the model
+        distributed.all_gather_object(None)  # the first one has written the model
         options = ["--on-error", "warn", "-o", str(out / "predicted.csv")]
         model = str(out / "model.safetensors")
         codes.append(cli.main(["predict", model, str(folder / "files"), *options]))
@@ -271,7 +272,7 @@ def main(folder):
             "gloo", init_method=os.environ["RENDEZVOUS"], rank=int(os.environ["MY_RANK"]),
             world_size=int(os.environ["MY_WORLD"]),
         )  # fmt: skip
-    distributed.join()
+    distributed.init_process_group()
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,8 +10,7 @@ from PIL import Image
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import skcc
-from skcc.data import ImageReadError
-from skcc.engine import DivergenceWarning
+from skcc.exceptions import DivergenceWarning, ImageReadError
 
 GOOD = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]

@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 from torch import nn
 
 import skcc
-from skcc import engine
+from skcc.exceptions import DivergenceWarning
 from skcc.methods.contrastive import ContrastiveClustering
 
 # Most tests stop long before all clusters are found.
@@ -348,7 +348,7 @@ def test_ctrl_c_keeps_what_was_learned(shapes):
 
 def test_a_loss_that_is_not_finite_stops_training(shapes):
     with (
-        pytest.warns(engine.DivergenceWarning, match=r"'instance' term.*epoch 1"),
+        pytest.warns(DivergenceWarning, match=r"'instance' term.*epoch 1"),
         pytest.raises(FloatingPointError, match=r"'instance' term.*epoch 1"),
     ):
         quick(ContrastiveClustering, augment=lambda images: images * torch.nan).fit(shapes[0])

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skcc import ContrastiveClustering, cache, decoding
-from skcc.data import ImageReadError, ImageReadWarning, read
+from skcc import ContrastiveClustering
+from skcc.data import cache, decoding, read
+from skcc.exceptions import ImageReadError, ImageReadWarning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

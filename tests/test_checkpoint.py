@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from skcc import ContrastiveClustering
-from skcc.checkpoint import Checkpoint, fingerprint, remove
-from skcc.engine import TrainingInterruptedWarning
+from skcc.exceptions import TrainingInterruptedWarning
+from skcc.training.checkpoint import Checkpoint, fingerprint
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skcc import __version__, benchmark
+from skcc import __version__
 from skcc.augment import AUGMENTATIONS
 from skcc.cli import main
+from skcc.experiments.recipes import METHODS, RECIPES, make_estimator
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -93,13 +94,13 @@ def test_as_a_module():
 
 
 def recipes(method):
-    return pytest.mark.parametrize("key", [key for key in benchmark.RECIPES if key[0] == method])
+    return pytest.mark.parametrize("key", [key for key in RECIPES if key[0] == method])
 
 
 @recipes("contrastive")
 def test_recipes_are_the_papers(key):
     """Section 4 of the paper: ResNet-34 at 224 pixels, Adam 3e-4, batch 256, 1000 epochs."""
-    model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
+    model = make_estimator(key[0], RECIPES[key])
     assert (model.backbone, model.image_size) == ("resnet34-image", 224)
     assert (model.max_epochs, model.batch_size, model.learning_rate) == (1000, 256, 3e-4)
     assert (model.schedule, model.weight_decay, model.n_heads) == ("constant", 0.0, 1)
@@ -119,7 +120,7 @@ def test_recipes_are_the_papers(key):
 @recipes("twin")
 def test_recipes_of_twins_are_what_is_known(key):
     """Sixteen thousand keys, 20 blocks of clusters, 32 images per cluster."""
-    model = benchmark.make_estimator(key[0], benchmark.RECIPES[key])
+    model = make_estimator(key[0], RECIPES[key])
     assert 16000 < model.instance_queue * model.batch_size < 17000
     assert (model.cluster_queue, model.batch_size) == (20, 32 * model.n_clusters)
     assert model.n_clusters == {"cifar100": 20, "imagenet-dogs": 15}.get(key[1], 10)
@@ -132,12 +133,12 @@ def test_recipes_of_twins_are_what_is_known(key):
     assert {family.brightness, family.contrast, family.saturation, family.hue} == {0.4}
 
 
-@pytest.mark.parametrize("method", benchmark.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_trains(shapes, method):
     """The settings of CIFAR-10 on a handful of images, but for one epoch and 64 pixels at most."""
-    parameters = benchmark.RECIPES[method, "cifar10"]
+    parameters = RECIPES[method, "cifar10"]
     side = min(64, parameters["image_size"])
     parameters = parameters | {"max_epochs": 1, "image_size": side, "n_clusters": 2}
     images = np.repeat(shapes[0][:8, ..., None], 3, axis=3)
-    model = benchmark.make_estimator(method, parameters).fit(images)
+    model = make_estimator(method, parameters).fit(images)
     assert model.transform(images).shape == (8, 512)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from skcc.data import Format, ImageReadError, Store, image_files, is_table, read
+from skcc.data import Format, Store, image_files, is_table, read
+from skcc.exceptions import ImageReadError
 
 
 def stored(X, **how):
@@ -225,7 +226,7 @@ def test_a_sweep_keeps_order_and_calls_with_one_size():
 
 
 def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch):
-    from skcc import decoding
+    from skcc.data import decoding
 
     decoded = []
     decode = decoding.decode
@@ -255,7 +256,7 @@ def test_telling_files_from_arrays_copies_no_array(files, colours, monkeypatch):
 
 
 def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
-    from skcc import decoding
+    from skcc.data import decoding
 
     _, fmt = read(files)
     monkeypatch.setattr(decoding, "decode", None)

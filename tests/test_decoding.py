@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from skcc import decoding
-from skcc.decoding import ImageReadError, decode, header
+from skcc.data import decoding
+from skcc.data.decoding import decode, header
+from skcc.exceptions import ImageReadError
 
 SECONDS = 10  # that any file may take
 
@@ -270,7 +271,8 @@ def test_each_awkward_file_ends_as_documented_in_time(messy):
 @pytest.mark.filterwarnings("ignore:batches of")
 def test_a_folder_of_awkward_files_is_clustered(messy):
     from skcc import ContrastiveClustering
-    from skcc.data import ImageReadWarning, image_files
+    from skcc.data import image_files
+    from skcc.exceptions import ImageReadWarning
 
     folder, rows = messy
     files = [str(file.relative_to(folder)) for file in image_files(folder)]

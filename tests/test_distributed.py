@@ -300,12 +300,12 @@ def test_a_lost_process_ends_the_others_and_training_goes_on_from_the_checkpoint
 
 
 def test_a_process_by_itself_is_the_first_and_only_one():
-    assert (distributed.rank(), distributed.world_size(), distributed.is_first()) == (0, 1, True)
-    assert distributed.share({"a": [1]}) == [{"a": [1]}]
-    assert distributed.part(7) == range(7)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_rank_zero()) == (0, 1, True)
+    assert distributed.all_gather_object({"a": [1]}) == [{"a": [1]}]
+    assert distributed.rank_slice(7) == range(7)
     rows = torch.randn(3, 2, requires_grad=True)
     assert distributed.gather(rows)[0] is rows
-    with pytest.raises(KeyError), distributed.together():
+    with pytest.raises(KeyError), distributed.raise_on_all_ranks():
         raise KeyError("mine")
 
 
@@ -317,10 +317,10 @@ def test_parts_are_those_of_tensor_split(monkeypatch):
             parts = []
             for rank in range(world):
                 monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-                parts.append(list(distributed.part(n)))
+                parts.append(list(distributed.rank_slice(n)))
             assert parts == expected
             monkeypatch.setattr(distributed, "rank", lambda: 0)
-            assert distributed.part(21, block=10) == range({2: 20, 3: 10, 7: 10}[world])
+            assert distributed.rank_slice(21, block=10) == range({2: 20, 3: 10, 7: 10}[world])
 
 
 def test_children_of_a_process_that_torchrun_started_are_not_ranks(monkeypatch):

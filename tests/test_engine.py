@@ -10,11 +10,17 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skcc import ContrastiveClustering, TwinContrastClustering, engine
+from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.augment import CallableAugmentation, NoAugmentation, Views
-from skcc.checkpoint import Checkpoint
 from skcc.data import HostStore, Store
+from skcc.exceptions import DivergenceWarning
 from skcc.objective import Objective
+from skcc.rng import private_rng
+from skcc.training.checkpoint import Checkpoint
+from skcc.training.engine import train
+from skcc.training.schedules import SCHEDULES, LRScheduler, one_cycle
+from skcc.training.settings import resolve_device, resolve_precision
+from skcc.training.sweep import sweep
 
 
 class Regression(Objective):
@@ -65,7 +71,7 @@ def train(objective, store, **how):
         "report": lambda *_: None,
         **how,
     }
-    return engine.train(objective, store, Views(NoAugmentation(), None), **how)
+    return train(objective, store, Views(NoAugmentation(), None), **how)
 
 
 def test_the_sum_of_terms_is_minimised_and_each_is_logged(store):
@@ -132,17 +138,17 @@ def test_a_term_that_is_not_finite_is_named(store, bad):
             return terms | {"squared": terms["squared"] * (1 if len(self.batches) < 10 else bad)}
 
     with (
-        pytest.warns(engine.DivergenceWarning, match=r"'squared' term.*epoch 2"),
+        pytest.warns(DivergenceWarning, match=r"'squared' term.*epoch 2"),
         pytest.raises(FloatingPointError, match=r"'squared' term.*epoch 2"),
     ):
         train(Broken(), store)
 
 
 def test_one_cycle_rises_for_a_tenth_and_ends_at_zero():
-    assert engine.one_cycle(0.0) == pytest.approx(0.1)
-    assert engine.one_cycle(0.1) == pytest.approx(1.0)
-    assert engine.one_cycle(0.55) == pytest.approx(0.5)
-    assert engine.one_cycle(1.0) == pytest.approx(0.0)
+    assert one_cycle(0.0) == pytest.approx(0.1)
+    assert one_cycle(0.1) == pytest.approx(1.0)
+    assert one_cycle(0.55) == pytest.approx(0.5)
+    assert one_cycle(1.0) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
@@ -156,7 +162,7 @@ def test_the_schedule_sets_the_learning_rate(store, schedule, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recording)
     train(Regression(), store, epochs=4, batch_size=5, schedule=schedule)
-    expected = [0.1 * engine.SCHEDULES[schedule](i / 40) for i in range(40)]
+    expected = [0.1 * SCHEDULES[schedule](i / 40) for i in range(40)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
@@ -194,7 +200,7 @@ def test_resume_is_exact(store, tmp_path):
 
 def test_one_thread_at_a_time_has_the_global_generator():
     def draw(seed):
-        with engine.private_rng(seed, torch.device("cpu")):
+        with private_rng(seed, torch.device("cpu")):
             first = torch.rand(())
             time.sleep(0.05)
             return first.item(), torch.rand(()).item()
@@ -210,7 +216,7 @@ def test_functions_of_the_user_see_a_seeded_generator_and_leave_none(store):
         objective = Regression()
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        engine.train(
+        train(
             objective, store, views, epochs=2, batch_size=25, learning_rate=0.1,
             weight_decay=0.0, schedule="constant", seed=5, dtype=torch.float32, global_rng=True,
             begin=lambda: None, report=lambda *_: None,
@@ -230,20 +236,20 @@ def test_a_sweep_is_in_order_without_gradient_in_evaluation_mode(store):
         modes.append((objective.training, torch.is_grad_enabled()))
         return view[:, :1]
 
-    out = engine.sweep(objective, store, function, view=Views(NoAugmentation(), None).plain)
+    out = sweep(objective, store, function, view=Views(NoAugmentation(), None).plain)
     assert torch.equal(out, store.samples[:, :1])
     assert modes == [(False, False)]
     assert objective.training
 
 
 def test_devices_and_precisions():
-    cpu = engine.resolve_device("cpu")
-    assert cpu == engine.resolve_device(torch.device("cpu")) == torch.device("cpu")
-    assert engine.resolve_device("auto").type in ("cpu", "cuda", "mps")
-    assert engine.resolve_precision("auto", cpu) == torch.float32
-    assert engine.resolve_precision("bf16", cpu) == torch.bfloat16
+    cpu = resolve_device("cpu")
+    assert cpu == resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    assert resolve_precision("auto", cpu) == torch.float32
+    assert resolve_precision("bf16", cpu) == torch.bfloat16
     with pytest.raises(ValueError, match=r"device='nonsense' cannot be used.*'auto', 'cpu'"):
-        engine.resolve_device("nonsense")
+        resolve_device("nonsense")
 
 
 @pytest.mark.gpu
@@ -282,16 +288,16 @@ def test_the_loop_sets_step_sizes_without_a_transfer(store):
     """What a recorded step reads its step size from is one tensor, filled in place."""
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight], lr=1.0, capturable=True)
-    rate = engine._Rate(optimizer, 0.1, engine.one_cycle, 10)
+    rate = LRScheduler(optimizer, 0.1, one_cycle, 10)
     tensor = optimizer.param_groups[0]["lr"]
     for done in range(12):
         rate.advance()
         assert optimizer.param_groups[0]["lr"] is tensor
-        assert tensor.item() == pytest.approx(0.1 * engine.one_cycle(min(1, done / 10)), abs=1e-8)
+        assert tensor.item() == pytest.approx(0.1 * one_cycle(min(1, done / 10)), abs=1e-8)
 
 
 def setting(device, method):
-    from skcc.speed import _Setting
+    from skcc.benchmarks.speed import _Setting
 
     torch.manual_seed(0)
     return _Setting(
@@ -315,7 +321,7 @@ def test_recorded_steps_train_as_plain_ones(method):
     histories = []
     for capture in (False, True):
         s = setting("cuda", method)
-        histories.append(engine.train(
+        histories.append(train(
             s.objective, s.store, s.views, epochs=3, batch_size=32, learning_rate=1e-3,
             weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.float32,
             global_rng=False, begin=lambda: None, report=lambda *_: False, capture=capture,
@@ -361,7 +367,7 @@ def test_no_step_waits_for_the_device(method):
 
     s.objective.after_step = after_step
     try:
-        engine.train(
+        train(
             s.objective, s.store, s.views, epochs=1, batch_size=32, learning_rate=1e-3,
             weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.bfloat16,
             global_rng=False, begin=lambda: None, report=lambda *_: False,

@@ -19,11 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from skcc import ContrastiveClustering, engine
+from skcc import ContrastiveClustering
 from skcc.augment import NoAugmentation, Views
-from skcc.checkpoint import Checkpoint, CheckpointWarning
-from skcc.data import ImageReadError, Store
+from skcc.data import Store
+from skcc.exceptions import CheckpointWarning, DivergenceWarning, ImageReadError
 from skcc.objective import Objective
+from skcc.training.checkpoint import Checkpoint
+from skcc.training.engine import train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -374,7 +376,7 @@ class Line(Objective):
 def train(objective, folder=None, report=lambda *_: None):
     x = torch.linspace(-1, 1, 50)
     checkpoint = folder and Checkpoint(folder / "phase-0.pt", {"a": 1}, 0)
-    return engine.train(
+    return train(
         objective, Store(torch.stack([x, 3 * x + 1], dim=1)), Views(NoAugmentation(), None),
         epochs=5, batch_size=25, learning_rate=0.1, weight_decay=0.0, schedule="one-cycle", seed=0,
         dtype=torch.float32, global_rng=False, begin=lambda: None, report=report,
@@ -394,7 +396,7 @@ def batches():
 def test_an_epoch_that_fails_is_repeated_with_other_draws(batches, epoch):
     spoilt, plain = Line([batches[2 * epoch]]), Line()
     with pytest.warns(
-        engine.DivergenceWarning, match=rf"'squared' term .* nan in epoch {epoch + 1}; it is rep"
+        DivergenceWarning, match=rf"'squared' term .* nan in epoch {epoch + 1}; it is rep"
     ):
         history = train(spoilt)
     before = 2 * epoch
@@ -407,7 +409,7 @@ def test_an_epoch_that_fails_is_repeated_with_other_draws(batches, epoch):
 
 def test_weights_that_the_last_step_of_an_epoch_spoils_are_seen_in_time(batches):
     spoilt = Line([batches[5]], how="gradient")
-    with pytest.warns(engine.DivergenceWarning, match="the largest weight became nan in epoch 3"):
+    with pytest.warns(DivergenceWarning, match="the largest weight became nan in epoch 3"):
         history = train(spoilt)
     assert len(history) == 5
     assert torch.isfinite(spoilt.line.weight).all()
@@ -449,7 +451,7 @@ def test_views_that_are_not_numbers_at_times(shapes, tmp_path):
         3, augment=views, max_epochs=3, batch_size=40, random_state=0, device="cpu",
         checkpoint_dir=tmp_path,
     )  # fmt: skip
-    with pytest.warns(engine.DivergenceWarning, match="'instance' term .* in epoch 2;"):
+    with pytest.warns(DivergenceWarning, match="'instance' term .* in epoch 2;"):
         model.fit(shapes[0])
     assert model.n_iter_ == 3
     assert all(np.isfinite(weights).all() for weights in model.weights_.values())

@@ -19,7 +19,9 @@ from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
 import skcc
-from skcc import ContrastiveClustering, engine
+from skcc import ContrastiveClustering
+from skcc.training import engine
+from skcc.training.sweep import device_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -39,7 +41,7 @@ def quick(cls=ContrastiveClustering, **parameters):
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     """Several batches of few images."""
-    monkeypatch.setattr(engine, "PREDICT_BATCH", 16)
+    monkeypatch.setattr(engine, "INFERENCE_BATCH", 16)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +108,8 @@ def test_a_module_in_use_is_not_moved(packed, monkeypatch):
     model = pickle.loads(packed)
     old = model._objective()
     model.set_params(device="meta")  # a device that every torch has
-    assert engine.device_of(model._objective()).type == "meta"
-    assert engine.device_of(old).type == "cpu"
+    assert device_of(model._objective()).type == "meta"
+    assert device_of(old).type == "cpu"
 
 
 # Four processes share what was loaded before they parted, and start together.
@@ -119,7 +121,7 @@ from skcc import engine
 from skcc.commands import load
 
 torch.set_num_threads(1)
-engine.PREDICT_BATCH = 16
+INFERENCE_BATCH = 16
 folder = sys.argv[1]
 X = np.load(f"{folder}/X.npy")
 models = {name: load(f"{folder}/{name}", "cpu") for name in sys.argv[2:]}
@@ -166,7 +168,7 @@ def test_four_workers_of_joblib_get_the_answers_that_one_gets(packed, kinds_of_x
 
 
 def in_small_batches(model, X):
-    engine.PREDICT_BATCH = 16
+    INFERENCE_BATCH = 16
     return answers(model, X)
 
 

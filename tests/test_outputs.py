@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from skcc import outputs
+from skcc.report import outputs
 
 # "\udcff" is how Python writes a byte that is no UTF-8.
 HOSTILE = [

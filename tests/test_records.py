@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from skcc import benchmark, records
+from skcc.experiments import records
+from skcc.experiments.recipes import METHODS
+from skcc.experiments.runs import CLASSICAL
 
 SEED = Path(__file__).parents[2] / "shared" / "seeds"
 HOME = Path(__file__).parents[1]
@@ -70,7 +72,7 @@ def test_published_figures_are_complete():
         "stl10": (0.764, 0.850, 0.726), "imagenet10": (0.859, 0.893, 0.822),
         "imagenet-dogs": (0.445, 0.429, 0.274), "tiny-imagenet": (0.340, 0.140, 0.071),
     }  # fmt: skip
-    rows = {*benchmark.METHODS, *benchmark.CLASSICAL}
+    rows = {*METHODS, *CLASSICAL}
     assert {f["row"] for f in table} == rows | {""}
     assert {f["source"] for f in figures} <= set(records.SOURCES)
     assert {f["study"] for f in figures} == set(records.STUDIES)

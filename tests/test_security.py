@@ -20,19 +20,13 @@ import torch
 from PIL import Image
 
 import skcc
-from skcc import (
-    ContrastiveClustering,
-    cache,
-    checkpoint,
-    commands,
-    datasets,
-    decoding,
-    files,
-    outputs,
-    records,
-)
-from skcc.cli import main
-from skcc.data import ImageReadError, read
+from skcc import ContrastiveClustering, datasets
+from skcc.cli import clustering, main
+from skcc.data import cache, decoding, files, read
+from skcc.exceptions import ImageReadError
+from skcc.experiments import records
+from skcc.report import outputs
+from skcc.training.checkpoint import Checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -192,7 +186,7 @@ def test_a_checkpoint_executes_nothing(tmp_path, trap):
     content = {"version": 1, "settings": {}, "seed": 0, "history": [Evil(trap)]}
     torch.save(content, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="no checkpoint that can be read"):
-        checkpoint.Checkpoint(tmp_path / "c.pt", {}, 0).load()
+        Checkpoint(tmp_path / "c.pt", {}, 0).load()
 
 
 # -- caches ---------------------------------------------------------------------------------
@@ -463,7 +457,7 @@ def test_names_are_no_commands_for_terminals(photos, tmp_path, capsys):
     said = capsys.readouterr().err
     assert r"\x1b]0;title\x07\u202e.png" in said
     assert "\x1b]" not in said
-    assert commands.printable("ä 猫\n\x9b\udcff") == "ä 猫\n\\x9b\\udcff"
+    assert clustering.printable("ä 猫\n\x9b\udcff") == "ä 猫\n\\x9b\\udcff"
 
 
 # -- the package and the page ---------------------------------------------------------------

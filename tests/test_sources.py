@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from skcc.data import ImageReadError, image_files, read, resolve
-from skcc.sources import DatasetArrays, DatasetImages, identity
+from skcc.data import image_files, read, resolve
+from skcc.data.sources import DatasetArrays, DatasetImages, identity
+from skcc.exceptions import ImageReadError
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from skcc import datasets, speed
+from skcc import datasets
+from skcc.benchmarks import speed
 from skcc.cli import main
 from skcc.losses import cluster_contrast, nt_xent
 

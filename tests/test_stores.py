@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import skcc
-from skcc import decoding
-from skcc.data import ImageReadError, ImageReadWarning, read
+from skcc.data import decoding, read
+from skcc.data.stores import HostStore, SourceStore, Store
+from skcc.exceptions import ImageReadError, ImageReadWarning
 from skcc.plotting import ClusterGridDisplay
-from skcc.stores import HostStore, SourceStore, Store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -61,9 +61,9 @@ def whole(rows, fill):
 def test_a_store_knows_its_places():
     store = Store(torch.zeros(3, 2), {1: "a", 4: "b"})
     assert store.n_images == 5
-    assert store.places.tolist() == [0, 2, 3]
-    assert store.spread(np.array([7, 8, 9]), -1).tolist() == [7, -1, 8, 9, -1]
-    rows = store.spread(np.ones((3, 2), np.float32), np.nan)
+    assert store.sample_indices.tolist() == [0, 2, 3]
+    assert store.scatter_to_input(np.array([7, 8, 9]), -1).tolist() == [7, -1, 8, 9, -1]
+    rows = store.scatter_to_input(np.ones((3, 2), np.float32), np.nan)
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(np.isnan(rows).any(axis=1), [0, 1, 0, 0, 1])
     assert store.to(torch.device("cpu")) is store
@@ -72,7 +72,7 @@ def test_a_store_knows_its_places():
 
 def test_without_invalid_images_nothing_is_copied():
     rows = np.arange(3)
-    assert Store(torch.zeros(3, 2)).spread(rows, -1) is rows
+    assert Store(torch.zeros(3, 2)).scatter_to_input(rows, -1) is rows
 
 
 class Reader:
@@ -101,7 +101,7 @@ def test_blocks_are_put_together_in_order(n, on_disk, tmp_path):
     store = SourceStore(Reader(n), (2, 70, 1), "warn").read(tmp_path if on_disk else None)
     assert store.samples.shape == (len(expected), 2, 70, 1)
     assert store.samples[:, 1, 1, 0].tolist() == expected
-    assert store.places.tolist() == [i for i in range(n) if i % 3 != 1]
+    assert store.sample_indices.tolist() == [i for i in range(n) if i % 3 != 1]
     assert store.invalid[1] == "bad 1"
 
 
@@ -115,7 +115,7 @@ def test_read_batch_by_batch_the_bad_ones_are_black():
     assert store.invalid == {}
     assert store.batch(torch.tensor([4, 3, 4, 8])).flatten().tolist() == [0, 3, 0, 8]
     assert list(store.invalid) == [4]
-    assert store.spread(np.arange(9.0), -1).tolist() == [0, 1, 2, 3, -1, 5, 6, 7, 8]
+    assert store.scatter_to_input(np.arange(9.0), -1).tolist() == [0, 1, 2, 3, -1, 5, 6, 7, 8]
 
 
 # -- estimators -----------------------------------------------------------------------------

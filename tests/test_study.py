@@ -8,8 +8,10 @@ import sklearn
 from PIL import Image
 from sklearn.utils import Bunch
 
-from skcc import ContrastiveClustering, benchmark, records, study
+from skcc import ContrastiveClustering
 from skcc.cli import main
+from skcc.experiments import records, runs, study
+from skcc.metrics import clustering_scores
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -40,7 +42,7 @@ def observe(bunch, folder, **changes):
 def test_what_is_kept_is_what_training_gave(bunch, tmp_path):
     seen = observe(bunch, tmp_path)
     model = ContrastiveClustering(**SETTINGS).fit(bunch.images)
-    assert seen["acc"] == benchmark.agreement(bunch.target, model.labels_)["acc"]
+    assert seen["acc"] == clustering_scores(bunch.target, model.labels_)["acc"]
     assert [at["epoch"] for at in records.read(tmp_path / "epochs.jsonl")] == [1, 2, 3, 4]
     with np.load(tmp_path / "epoch-00004.npz") as last:
         np.testing.assert_array_equal(last["labels"], model.labels_)
@@ -71,7 +73,7 @@ def test_it_is_trained_once_and_continues(bunch, tmp_path, monkeypatch):
     assert continued["acc"] == straight["acc"]
     lines = [[json.dumps(at) for at in study._epochs(tmp_path / name)] for name in ("cut", "whole")]
     assert lines[0] == lines[1]
-    monkeypatch.setattr(benchmark, "make_estimator", None)  # nothing is trained again
+    monkeypatch.setattr(runs, "make_estimator", None)  # nothing is trained again
     assert observe(bunch, tmp_path / "cut", moments=(1, 3)) == json.loads(json.dumps(straight))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skcc import throughput
+from skcc.benchmarks import throughput
 from skcc.data import read
 
 

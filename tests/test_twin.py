@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skcc import TwinContrastClustering, engine
+from skcc import TwinContrastClustering
 from skcc.datasets import load_digits
 from skcc.methods.twin import NOISE_ROWS, AssignedFeatures, TwinContrastObjective
 from skcc.metrics import clustering_accuracy
+from skcc.training import engine
+from skcc.training.engine import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PLAIN = {
@@ -388,7 +390,7 @@ def test_a_checkpoint_holds_the_twin_and_the_queues(shapes, tmp_path):
     how = {"instance_queue": 2, "symmetric": True}
     whole = quick(**how).fit(shapes[0])
     stopped = quick(**how, checkpoint_dir=tmp_path)
-    train = engine.train
+    train = train
 
     def interrupted(*arguments, report, **keywords):
         return train(

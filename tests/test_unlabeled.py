@@ -8,12 +8,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skcc import ContrastiveClustering, TwinContrastClustering, engine
+from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.augment import NoAugmentation, Views
 from skcc.data import Store
 from skcc.losses import nt_xent
 from skcc.methods.contrastive import ContrastiveObjective
 from skcc.objective import Objective
+from skcc.training.engine import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 METHODS = pytest.mark.parametrize("cls", [ContrastiveClustering, TwinContrastClustering])
@@ -40,7 +41,7 @@ class Recorder(Objective):
 def train(objective, n, n_unlabeled, epochs=2, **how):
     store, aside = (Store(torch.arange(float(m))[:, None]) for m in (n, n_unlabeled))
     how = {"schedule": "one-cycle", "learning_rate": 0.1, "weight_decay": 0.0} | how
-    return engine.train(
+    return train(
         objective, store, Views(NoAugmentation(), None), epochs=epochs, batch_size=4, seed=0,
         dtype=torch.float32, global_rng=False, begin=lambda: None, report=lambda *_: False,
         unlabeled=aside, **how,

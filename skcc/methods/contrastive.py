@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
-from skcc.objective import HEAD_LOSS_WEIGHT, Objective, mlp_head
-from skcc.parameters import demand_tracks
+from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Phase, Setup, mlp_head
+from skcc.validation import check_choice, check_integer, check_real
 
 
 class ContrastiveObjective(Objective):
@@ -20,16 +20,16 @@ class ContrastiveObjective(Objective):
 
     Parameters
     ----------
-    backbone : nn.Module
-        From views to features.
-
-    n_features : int
-        Width of the features.
+    setup : Setup
+        Backbone and its width.
 
     n_clusters : int
         Width of the assignments.
 
-    projection_dim, n_heads, instance_temperature, cluster_temperature : int, int, float, float
+    projection_dim, n_heads, augmented_views : int
+        See `ContrastiveClustering`.
+
+    instance_temperature, cluster_temperature : float
         See `ContrastiveClustering`.
 
     instance_weight, cluster_weight, entropy_weight : float
@@ -38,8 +38,7 @@ class ContrastiveObjective(Objective):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        n_features: int,
+        setup: Setup,
         n_clusters: int,
         *,
         projection_dim: int,
@@ -49,11 +48,14 @@ class ContrastiveObjective(Objective):
         instance_weight: float,
         cluster_weight: float,
         entropy_weight: float,
+        augmented_views: int = 2,
     ):
         super().__init__()
-        self.backbone = backbone
-        self.instance_head = mlp_head(n_features, projection_dim)
-        self.cluster_heads = nn.ModuleList(mlp_head(n_features, n_clusters) for _ in range(n_heads))
+        width = self.n_embedding = setup.n_features
+        self.n_augmented = augmented_views
+        self.backbone = setup.backbone
+        self.instance_head = mlp_head(width, projection_dim)
+        self.cluster_heads = nn.ModuleList(mlp_head(width, n_clusters) for _ in range(n_heads))
         self.register_buffer("head_loss", torch.zeros(n_heads))
         self.instance_temperature = instance_temperature
         self.cluster_temperature = cluster_temperature
@@ -122,39 +124,11 @@ def _probabilities(head, h):
     return F.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
-class ContrastiveClustering(BaseDeepClusterer):
-    """Cluster images by contrasting both instances and clusters.
-
-    Two random views of each image pass through one backbone. A first head pulls the two views
-    of an image together and pushes other images away; a second head gives soft cluster
-    assignments and does the same with its *columns*, so that a cluster is a set of images on
-    which both views agree. Images go to the cluster of largest assignment [1]_.
+class BaseContrastiveClusterer(BaseDeepClusterer):
+    """Base of methods that contrast instances with each other, and clusters with each other.
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of clusters.
-
-    backbone : str or nn.Module, default="auto"
-        Network from images to features: a name in `skcc.backbones.BACKBONES`, or a module
-        from (n, channels, height, width) to (n, d), which is copied, never trained in place.
-        "auto" is a small convolutional network on CPUs, a ResNet-18 on accelerators, and a
-        perceptron for vectors.
-
-    augment : str or callable, default="auto"
-        How views are drawn: a name in `skcc.augment.AUGMENTATIONS`, an instance of
-        `skcc.augment.ImageAugmentation`, or a function from a float batch of images in [0, 1],
-        (n, channels, height, width), to a batch of views. "auto" goes by channels: colour
-        images as in the paper, gray ones without flips.
-
-    image_size : int, default=None
-        Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or
-        20 for images of 40 or more, and on accelerators at most 224.
-
-    image_shape : tuple of int, default=None
-        (height, width) or (height, width, channels) of the images that come as rows of a
-        table, or where the axes of an array leave it open. None takes a table for vectors.
-
     projection_dim : int, default=128
         Dimension in which instances are contrasted.
 
@@ -164,10 +138,10 @@ class ContrastiveClustering(BaseDeepClusterer):
         several rarely all do. The paper has one.
 
     instance_temperature : float, default=0.5
-        Sharpness of the contrast between instances. Smaller is sharper.
+        Temperature of the contrast between instances. Smaller is sharper.
 
     cluster_temperature : float, default=1.0
-        Sharpness of the contrast between clusters. Smaller is sharper.
+        Temperature of the contrast between clusters. Smaller is sharper.
 
     instance_weight : float, default=1.0
         Weight of the contrast between instances. 0 leaves that between clusters alone.
@@ -187,100 +161,73 @@ class ContrastiveClustering(BaseDeepClusterer):
     readout : {"head", "kmeans"}, default="head"
         How clusters are read off the trained network: by the cluster head, or by k-means of
         the features.
+    """
 
-    max_epochs : int, default="auto"
-        Passes over the images. "auto" goes by a budget of optimizer steps.
+    projection_dim: int = 128
+    n_heads: int = 5
+    instance_temperature: float = 0.5
+    cluster_temperature: float = 1.0
+    instance_weight: float = 1.0
+    cluster_weight: float = 1.0
+    entropy_weight: float = 1.0
+    augmented_views: int = 2
+    readout: str = "head"
 
-    max_seconds : float, default=None
-        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
-        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
+    _collapse_remedies = (
+        "More epochs", "a larger entropy_weight", "an augmentation that fits the images",
+        "fewer clusters",
+    )  # fmt: skip
 
-    batch_size : int, default="auto"
-        Images per optimizer step. "auto" goes by the number of images and clusters.
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_choice("augmented_views", self.augmented_views, [0, 1, 2])
+        check_choice("readout", self.readout, ["head", "kmeans"])
+        check_integer("projection_dim", self.projection_dim, 1)
+        check_integer("n_heads", self.n_heads, 1)
+        for name in ("instance_temperature", "cluster_temperature"):
+            check_real(name, getattr(self, name), 0, closed=False)
+        for name in ("instance_weight", "cluster_weight", "entropy_weight"):
+            check_real(name, getattr(self, name), 0)
+        if self.instance_weight == 0 and self.cluster_weight == 0:
+            raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
+        if self.cluster_weight == 0 and self.readout == "head":
+            raise ValueError(
+                "cluster_weight=0 leaves the assignments untrained; wanted readout='kmeans' with "
+                "it, got readout='head'"
+            )
 
-    learning_rate : float, default="auto"
-        Peak step size of AdamW.
+    def _check_unlabeled(self):
+        if self.instance_weight == 0:
+            raise ValueError("unlabeled images are of use for an instance_weight > 0; got 0")
 
-    weight_decay : float, default=0.0
-        Decay of the weights by AdamW.
+    def _readout(self):
+        return self.readout
 
-    schedule : {"one-cycle", "constant"}, default="one-cycle"
-        How the step size changes during training.
 
-    checkpoint_dir : str or Path, default=None
-        Folder where the state of training is kept. Calling `fit` again with the same folder,
-        data and parameters continues an interrupted run, and merely loads a finished one.
+class ContrastiveClustering(BaseContrastiveClusterer):
+    """Cluster images by contrasting both instances and clusters.
 
-    device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1", "mps". "auto" takes an accelerator if there
-        is one.
-
-    precision : {"auto", "fp32", "bf16"}, default="auto"
-        Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
-
-    sync_batchnorm : bool, default=True
-        Whether the statistics of batch normalisation are those of the whole batch where several
-        processes train, so that many give what one gives. False takes those of each process's
-        part, which is faster.
-
-    n_jobs : int, default=None
-        Threads that decode image files. None means 1, -1 all cores.
-
-    cache_dir : str or Path, default=None
-        Folder in which `fit` keeps decoded images, mapped into memory: for sets that memory does
-        not hold, and for a quick start with the same files later. None decodes into memory.
-
-    on_error : {"raise", "warn"}, default="raise"
-        What an image does that cannot be read: end with an error that names it, or be listed in
-        `invalid_` and get the label -1.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, views and batch order. An int makes runs repeatable.
-
-    verbose : int, default=0
-        0 is silent, 1 shows the progress of training.
+    Two random views of each image pass through one backbone. A first head pulls the two views
+    of an image together and pushes other images away; a second head gives soft cluster
+    assignments and does the same with its *columns*, so that a cluster is a set of images on
+    which both views agree. Images go to the cluster of largest assignment [1]_.
 
     Attributes
     ----------
-    labels_ : ndarray of shape (n_samples,)
-        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
-        that could not be read have -1.
-
-    invalid_ : list of (int, str)
-        Index and reason of each training image that could not be read.
-
-    n_iter_ : int
-        Epochs of training.
-
     history_ : list of dict
         Mean loss terms of each epoch: "instance", "cluster" and "entropy", weighted, in nats.
 
-    settings_ : dict
-        What every "auto" came to.
-
-    image_shape_ : tuple of (int, int, int) or None
-        Height, width and channels at which images are stored; None for vectors.
-
-    weights_ : dict of str to ndarray
-        The fitted network.
-
-    cluster_centers_ : ndarray of shape (n_clusters, n_features_out)
-        Centres in the space of normalised features; with ``readout="kmeans"`` only.
-
-    n_features_in_ : int
-        Numbers per image, or columns of the table; 1 for files and PIL images.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns of X, if it has any that are strings.
-
     See Also
     --------
+    TwinContrastClustering : Contrasts clusters by the sums of their members' features.
+
     sklearn.cluster.KMeans : Clusters the pixels, or the features of another network.
 
     Notes
     -----
     The objective is that of the paper. The default network, sizes, epochs and optimizer are
-    chosen for small images and a CPU; `skcc.benchmark.RECIPES` holds the paper's own settings.
+    chosen for small images and a CPU; `skcc.experiments.recipes.RECIPES` holds the paper's own
+    settings.
 
     References
     ----------
@@ -297,84 +244,5 @@ class ContrastiveClustering(BaseDeepClusterer):
     (60,)
     """
 
-    def __init__(
-        self,
-        n_clusters=8,
-        *,
-        backbone="auto",
-        augment="auto",
-        image_size=None,
-        image_shape=None,
-        projection_dim=128,
-        n_heads=5,
-        instance_temperature=0.5,
-        cluster_temperature=1.0,
-        instance_weight=1.0,
-        cluster_weight=1.0,
-        entropy_weight=1.0,
-        augmented_views=2,
-        readout="head",
-        max_epochs="auto",
-        max_seconds=None,
-        batch_size="auto",
-        learning_rate="auto",
-        weight_decay=0.0,
-        schedule="one-cycle",
-        checkpoint_dir=None,
-        device="auto",
-        precision="auto",
-        sync_batchnorm=True,
-        n_jobs=None,
-        cache_dir=None,
-        on_error="raise",
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_clusters = n_clusters
-        self.backbone = backbone
-        self.augment = augment
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.projection_dim = projection_dim
-        self.n_heads = n_heads
-        self.instance_temperature = instance_temperature
-        self.cluster_temperature = cluster_temperature
-        self.instance_weight = instance_weight
-        self.cluster_weight = cluster_weight
-        self.entropy_weight = entropy_weight
-        self.augmented_views = augmented_views
-        self.readout = readout
-        self.max_epochs = max_epochs
-        self.max_seconds = max_seconds
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.checkpoint_dir = checkpoint_dir
-        self.device = device
-        self.precision = precision
-        self.sync_batchnorm = sync_batchnorm
-        self.n_jobs = n_jobs
-        self.cache_dir = cache_dir
-        self.on_error = on_error
-        self.random_state = random_state
-        self.verbose = verbose
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        demand_tracks(self)
-
-    def _phases(self, backbone, n_features, settings):
-        objective = ContrastiveObjective(
-            backbone,
-            n_features,
-            self.n_clusters,
-            projection_dim=self.projection_dim,
-            n_heads=self.n_heads,
-            instance_temperature=self.instance_temperature,
-            cluster_temperature=self.cluster_temperature,
-            instance_weight=self.instance_weight,
-            cluster_weight=self.cluster_weight,
-            entropy_weight=self.entropy_weight,
-        )
-        yield objective, settings
+    def _phases(self, setup):
+        yield Phase(ContrastiveObjective(setup, **self._parameters_for(ContrastiveObjective)))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import info_nce, negative_entropy, set_contrast, set_representation
-from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Queue, momentum_update
-from skcc.parameters import demand_choice, demand_integer, demand_real, demand_tracks
+from skcc.methods.contrastive import BaseContrastiveClusterer
+from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Phase, Queue, Setup, momentum_update
+from skcc.validation import check_choice, check_integer, check_real
 
 NOISE_ROWS = 4096  # drawn per epoch and use; samples that many indices apart share one
 
@@ -99,7 +99,7 @@ class AssignedFeatures(nn.Module):
         return self.projection(torch.cat([features, sample], dim=1))
 
 
-class _Seen:
+class ViewOutput:
     """What a network makes of one view of a batch, of which each process sees a part."""
 
     def __init__(self, network, view, noise, gumbel_temperature):
@@ -119,16 +119,13 @@ class TwinContrastObjective(Objective):
 
     Parameters
     ----------
-    backbone : nn.Module
-        From views to features.
-
-    n_features : int
-        Width of the features.
+    setup : Setup
+        Backbone and its width.
 
     n_clusters : int
         Width of the assignments.
 
-    n_heads : int
+    n_heads, augmented_views : int
         See `TwinContrastClustering`.
 
     n_epochs : int
@@ -158,8 +155,7 @@ class TwinContrastObjective(Objective):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        n_features: int,
+        setup: Setup,
         n_clusters: int,
         *,
         n_heads: int,
@@ -183,10 +179,13 @@ class TwinContrastObjective(Objective):
         instance_weight: float,
         cluster_weight: float,
         entropy_weight: float,
+        augmented_views: int = 2,
     ):
         super().__init__()
+        self.n_augmented = augmented_views
+        n_features = self.n_embedding = setup.n_features
         self.network = AssignedFeatures(
-            backbone,
+            setup.backbone,
             n_features,
             n_clusters,
             n_heads=n_heads,
@@ -198,7 +197,7 @@ class TwinContrastObjective(Objective):
         directions = 2 if symmetric else 1
         n_keys = instance_queue * batch_size * directions
         self.keys = Queue(n_keys, (projection_dim,))
-        self.owners = Queue(n_keys, fill=-1, dtype=torch.long)
+        self.key_indices = Queue(n_keys, fill=-1, dtype=torch.long)
         self.past = Queue(cluster_queue * directions, (n_heads, n_clusters, n_features))
         noise = torch.zeros(2 * directions, NOISE_ROWS, n_clusters)
         self.register_buffer("noise", noise, persistent=False)
@@ -221,11 +220,11 @@ class TwinContrastObjective(Objective):
         self.entropy_weight = entropy_weight
         self._fresh = []
 
-    def before_epoch(self, epoch, sweep, generator):
-        uniform = torch.rand(self.noise.shape, generator=generator)
+    def before_epoch(self, epoch):
+        uniform = torch.rand(self.noise.shape, generator=epoch.generator)
         uniform.clamp_(torch.finfo(uniform.dtype).tiny, 1 - torch.finfo(uniform.dtype).eps / 2)
         gumbel = -(-uniform.log()).log()
-        self.noise.copy_(gumbel * (self.gumbel_noise * (1 - epoch / self.n_epochs)))
+        self.noise.copy_(gumbel * (self.gumbel_noise * (1 - epoch.number / self.n_epochs)))
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         seen, keys = self._see(views, index)
@@ -245,9 +244,9 @@ class TwinContrastObjective(Objective):
         noise = self.noise[:, (index + self.shifts) % NOISE_ROWS]
         seen, keys = [], []
         for (a, b), noise_a, noise_b in zip(pairs, noise[::2], noise[1::2], strict=True):
-            seen.append(_Seen(self.network, a, noise_a, self.gumbel_temperature))
+            seen.append(ViewOutput(self.network, a, noise_a, self.gumbel_temperature))
             with torch.no_grad():
-                keys.append(_Seen(self.twin, b, noise_b, self.gumbel_temperature))
+                keys.append(ViewOutput(self.twin, b, noise_b, self.gumbel_temperature))
         return seen, keys
 
     def _instance_losses(self, seen, keys, index):
@@ -265,13 +264,13 @@ class TwinContrastObjective(Objective):
         """Negated log-likelihood of the key, given the sampled assignment; for each direction."""
         (index,) = gather(index)
         fresh = _directions(torch.cat([k.embedding for k in keys]))
-        owners = index.repeat(len(keys))
-        self._fresh += [(self.keys, fresh), (self.owners, owners)]
+        key_indices = index.repeat(len(keys))
+        self._fresh += [(self.keys, fresh), (self.key_indices, key_indices)]
         negatives = torch.cat([fresh, self.keys.rows])
-        owners = torch.cat([owners, self.owners.rows])
-        usable = (owners != index[:, None]) & (owners >= 0)
+        key_indices = torch.cat([key_indices, self.key_indices.rows])
+        mask = (key_indices != index[:, None]) & (key_indices >= 0)
         return [
-            info_nce(s.embedding, k.embedding, negatives, usable=usable,
+            info_nce(s.embedding, k.embedding, negatives, mask=mask,
                      temperature=self.instance_temperature)
             for s, k in zip(seen, keys, strict=True)
         ]  # fmt: skip
@@ -314,7 +313,7 @@ class TwinContrastObjective(Objective):
 
     def release(self):
         self._fresh = []
-        self.twin = self.keys = self.owners = self.past = self.noise = self.shifts = None
+        self.twin = self.keys = self.key_indices = self.past = self.noise = self.shifts = None
 
     def assign(self, images: Tensor) -> Tensor:
         p = F.softmax(self.network.logits(self.embed(images)), dim=-1)
@@ -336,7 +335,7 @@ def _mean(terms):
     return torch.stack(list(terms)).mean()
 
 
-class TwinContrastClustering(BaseDeepClusterer):
+class TwinContrastClustering(BaseContrastiveClusterer):
     """Cluster images by contrasting instances, and clusters as the sets of their members.
 
     One view of each image passes through a network, another through its twin, which follows it as
@@ -347,43 +346,6 @@ class TwinContrastClustering(BaseDeepClusterer):
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of clusters.
-
-    backbone : str or nn.Module, default="auto"
-        Network from images to features: a name in `skcc.backbones.BACKBONES`, or a module
-        from (n, channels, height, width) to (n, d), which is copied, never trained in place.
-        "auto" is a small convolutional network on CPUs, a ResNet-18 on accelerators, and a
-        perceptron for vectors.
-
-    augment : str or callable, default="auto"
-        How views are drawn: a name in `skcc.augment.AUGMENTATIONS`, an instance of
-        `skcc.augment.ImageAugmentation`, or a function from a float batch of images in [0, 1],
-        (n, channels, height, width), to a batch of views. "auto" goes by channels: colour
-        images as in the paper, gray ones without flips.
-
-    image_size : int, default=None
-        Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or
-        20 for images of 40 or more, and on accelerators at most 224.
-
-    image_shape : tuple of int, default=None
-        (height, width) or (height, width, channels) of the images that come as rows of a
-        table, or where the axes of an array leave it open. None takes a table for vectors.
-
-    projection_dim : int, default=128
-        Dimension in which instances are contrasted.
-
-    n_heads : int, default=5
-        Cluster heads that are trained side by side on the one backbone; the one of least loss
-        is used. A head that starts badly may merge two clusters and split a third for good;
-        several rarely all do. The paper has one.
-
-    instance_temperature : float, default=0.5
-        Sharpness of the contrast between instances. Smaller is sharper.
-
-    cluster_temperature : float, default=1.0
-        Sharpness of the contrast between clusters. Smaller is sharper.
-
     assignment_temperature : float, default=0.05
         Sharpness of the assignments, which are cosines with prototypes. Smaller is sharper.
 
@@ -428,110 +390,11 @@ class TwinContrastClustering(BaseDeepClusterer):
         Whether each view is contrasted with the twin's other one, or the first alone. It costs
         twice the arithmetic.
 
-    instance_weight : float, default=1.0
-        Weight of the contrast between instances. 0 leaves that between clusters alone.
-
-    cluster_weight : float, default=1.0
-        Weight of the contrast between clusters and of the entropy. 0 leaves the contrast between
-        instances alone, and needs ``readout="kmeans"``.
-
-    entropy_weight : float, default=1.0
-        Weight of the term that wants clusters of equal size. Smaller values suit clusters of
-        unequal size; too small ones let clusters run empty.
-
-    augmented_views : {0, 1, 2}, default=2
-        How many of the two views are augmented. With 1 the other view is the plain image, with
-        0 both are.
-
-    readout : {"head", "kmeans"}, default="head"
-        How clusters are read off the trained network: by the cluster head, or by k-means of
-        the features.
-
-    max_epochs : int, default="auto"
-        Passes over the images. "auto" goes by a budget of optimizer steps.
-
-    max_seconds : float, default=None
-        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
-        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
-
-    batch_size : int, default="auto"
-        Images per optimizer step. "auto" goes by the number of images and clusters.
-
-    learning_rate : float, default="auto"
-        Peak step size of AdamW.
-
-    weight_decay : float, default=0.0
-        Decay of the weights by AdamW.
-
-    schedule : {"one-cycle", "constant"}, default="one-cycle"
-        How the step size changes during training.
-
-    checkpoint_dir : str or Path, default=None
-        Folder where the state of training is kept. Calling `fit` again with the same folder,
-        data and parameters continues an interrupted run, and merely loads a finished one.
-
-    device : str, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1", "mps". "auto" takes an accelerator if there
-        is one.
-
-    precision : {"auto", "fp32", "bf16"}, default="auto"
-        Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
-
-    sync_batchnorm : bool, default=True
-        Whether the statistics of batch normalisation are those of the whole batch where several
-        processes train, so that many give what one gives. False takes those of each process's
-        part, which is faster.
-
-    n_jobs : int, default=None
-        Threads that decode image files. None means 1, -1 all cores.
-
-    cache_dir : str or Path, default=None
-        Folder in which `fit` keeps decoded images, mapped into memory: for sets that memory does
-        not hold, and for a quick start with the same files later. None decodes into memory.
-
-    on_error : {"raise", "warn"}, default="raise"
-        What an image does that cannot be read: end with an error that names it, or be listed in
-        `invalid_` and get the label -1.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, views and batch order. An int makes runs repeatable.
-
-    verbose : int, default=0
-        0 is silent, 1 shows the progress of training.
-
     Attributes
     ----------
-    labels_ : ndarray of shape (n_samples,)
-        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
-        that could not be read have -1.
-
-    invalid_ : list of (int, str)
-        Index and reason of each training image that could not be read.
-
-    n_iter_ : int
-        Epochs of training.
-
     history_ : list of dict
         Mean loss terms of each epoch: "instance", "prior", "cluster" and "entropy", weighted,
         in nats.
-
-    settings_ : dict
-        What every "auto" came to.
-
-    image_shape_ : tuple of (int, int, int) or None
-        Height, width and channels at which images are stored; None for vectors.
-
-    weights_ : dict of str to ndarray
-        The fitted network.
-
-    cluster_centers_ : ndarray of shape (n_clusters, n_features_out)
-        Centres in the space of normalised features; with ``readout="kmeans"`` only.
-
-    n_features_in_ : int
-        Numbers per image, or columns of the table; 1 for files and PIL images.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns of X, if it has any that are strings.
 
     See Also
     --------
@@ -573,134 +436,38 @@ class TwinContrastClustering(BaseDeepClusterer):
     (60,)
     """
 
-    def __init__(
-        self,
-        n_clusters=8,
-        *,
-        backbone="auto",
-        augment="auto",
-        image_size=None,
-        image_shape=None,
-        projection_dim=128,
-        n_heads=5,
-        instance_temperature=0.5,
-        cluster_temperature=1.0,
-        assignment_temperature=0.05,
-        gumbel_temperature=0.3,
-        gumbel_noise=1.0,
-        momentum=0.8,
-        instance_queue=0,
-        cluster_queue=20,
-        prior="ema",
-        prior_weight=0.2,
-        membership="sample",
-        conditioned=True,
-        cluster_gradient="assignment",
-        symmetric=False,
-        instance_weight=1.0,
-        cluster_weight=1.0,
-        entropy_weight=1.0,
-        augmented_views=2,
-        readout="head",
-        max_epochs="auto",
-        max_seconds=None,
-        batch_size="auto",
-        learning_rate="auto",
-        weight_decay=0.0,
-        schedule="one-cycle",
-        checkpoint_dir=None,
-        device="auto",
-        precision="auto",
-        sync_batchnorm=True,
-        n_jobs=None,
-        cache_dir=None,
-        on_error="raise",
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_clusters = n_clusters
-        self.backbone = backbone
-        self.augment = augment
-        self.image_size = image_size
-        self.image_shape = image_shape
-        self.projection_dim = projection_dim
-        self.n_heads = n_heads
-        self.instance_temperature = instance_temperature
-        self.cluster_temperature = cluster_temperature
-        self.assignment_temperature = assignment_temperature
-        self.gumbel_temperature = gumbel_temperature
-        self.gumbel_noise = gumbel_noise
-        self.momentum = momentum
-        self.instance_queue = instance_queue
-        self.cluster_queue = cluster_queue
-        self.prior = prior
-        self.prior_weight = prior_weight
-        self.membership = membership
-        self.conditioned = conditioned
-        self.cluster_gradient = cluster_gradient
-        self.symmetric = symmetric
-        self.instance_weight = instance_weight
-        self.cluster_weight = cluster_weight
-        self.entropy_weight = entropy_weight
-        self.augmented_views = augmented_views
-        self.readout = readout
-        self.max_epochs = max_epochs
-        self.max_seconds = max_seconds
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.checkpoint_dir = checkpoint_dir
-        self.device = device
-        self.precision = precision
-        self.sync_batchnorm = sync_batchnorm
-        self.n_jobs = n_jobs
-        self.cache_dir = cache_dir
-        self.on_error = on_error
-        self.random_state = random_state
-        self.verbose = verbose
+    assignment_temperature: float = 0.05
+    gumbel_temperature: float = 0.3
+    gumbel_noise: float = 1.0
+    momentum: float = 0.8
+    instance_queue: int = 0
+    cluster_queue: int = 20
+    prior: str | None = "ema"
+    prior_weight: float = 0.2
+    membership: str = "sample"
+    conditioned: bool = True
+    cluster_gradient: str = "assignment"
+    symmetric: bool = False
 
     def _check_parameters(self):
         super()._check_parameters()
-        demand_tracks(self)
         for name in ("assignment_temperature", "gumbel_temperature"):
-            demand_real(name, getattr(self, name), 0, closed=False)
+            check_real(name, getattr(self, name), 0, closed=False)
         for name in ("gumbel_noise", "prior_weight"):
-            demand_real(name, getattr(self, name), 0)
+            check_real(name, getattr(self, name), 0)
         for name in ("instance_queue", "cluster_queue"):
-            demand_integer(name, getattr(self, name), 0)
-        demand_real("momentum", self.momentum, 0, 1)
-        demand_choice("prior", self.prior, ["ema", "uniform", None])
-        demand_choice("membership", self.membership, ["sample", "probability"])
-        demand_choice("cluster_gradient", self.cluster_gradient, ["assignment", "all"])
-        demand_choice("conditioned", self.conditioned, [False, True])
-        demand_choice("symmetric", self.symmetric, [False, True])
+            check_integer(name, getattr(self, name), 0)
+        check_real("momentum", self.momentum, 0, 1)
+        check_choice("prior", self.prior, ["ema", "uniform", None])
+        check_choice("membership", self.membership, ["sample", "probability"])
+        check_choice("cluster_gradient", self.cluster_gradient, ["assignment", "all"])
+        check_choice("conditioned", self.conditioned, [False, True])
+        check_choice("symmetric", self.symmetric, [False, True])
 
-    def _phases(self, backbone, n_features, settings):
-        objective = TwinContrastObjective(
-            backbone,
-            n_features,
-            self.n_clusters,
-            n_heads=self.n_heads,
-            n_epochs=settings["epochs"],
-            batch_size=settings["batch_size"],
-            projection_dim=self.projection_dim,
-            assignment_temperature=self.assignment_temperature,
-            conditioned=self.conditioned,
-            instance_temperature=self.instance_temperature,
-            cluster_temperature=self.cluster_temperature,
-            gumbel_temperature=self.gumbel_temperature,
-            gumbel_noise=self.gumbel_noise,
-            momentum=self.momentum,
-            instance_queue=self.instance_queue,
-            cluster_queue=self.cluster_queue,
-            prior=self.prior,
-            prior_weight=self.prior_weight,
-            membership=self.membership,
-            cluster_gradient=self.cluster_gradient,
-            symmetric=self.symmetric,
-            instance_weight=self.instance_weight,
-            cluster_weight=self.cluster_weight,
-            entropy_weight=self.entropy_weight,
-        )
-        yield objective, settings
+    def _phases(self, setup):
+        settings = {
+            "n_epochs": self.settings_["max_epochs"],
+            "batch_size": self.settings_["batch_size"],
+        }
+        parameters = self._parameters_for(TwinContrastObjective) | settings
+        yield Phase(TwinContrastObjective(setup, **parameters))

@@ -1,0 +1,324 @@
+"""What `fit` does around training: reading X, checks across processes, the set-up, warnings."""
+
+import copy
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+from torch import nn
+
+from skcc import data, distributed
+from skcc.backbones import BACKBONES
+from skcc.exceptions import warn
+from skcc.inference import warn_about_invalid
+from skcc.objective import Setup
+from skcc.persistence import plain_value
+from skcc.training import phases, settings
+from skcc.training.checkpoint import fingerprint
+
+COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
+
+
+def read_samples(
+    estimator, X, *, known: data.Format | None = None, device: torch.device | None = None
+) -> tuple[data.Store, data.Format]:
+    """Read X into a store, with scikit-learn's checks of tables and feature names.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Gets ``n_features_in_`` and ``feature_names_in_`` when fitting.
+
+    X : array-like, tensor, str, Path or list
+        What the user gave.
+
+    known : Format or None, default=None
+        What `fit` learned; None when fitting.
+
+    device : torch.device or None, default=None
+        Where training runs, when fitting.
+
+    Returns
+    -------
+    store : Store
+        The samples.
+
+    fmt : Format
+        What they are like.
+    """
+    X = data.resolve(X)
+    table = data.is_table(X)
+    if table and known is not None and known.is_image:
+        _check_is_batch(X, known.shape)
+    sources = not table and data.holds_sources(X)
+    if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
+        X = validate_data(estimator, X, reset=known is None, dtype=None, skip_check_array=sources)
+
+    def stored_side(short):
+        view = estimator.image_size or settings.image_side(short, device)
+        return settings.stored_side(short, view)
+
+    store, fmt = data.read(
+        X,
+        image_shape=estimator.image_shape,
+        side=stored_side,
+        known=known,
+        n_jobs=estimator.n_jobs,
+        cache_dir=estimator.cache_dir,
+        on_error=estimator.on_error,
+    )
+    if known is None and not table:
+        estimator.n_features_in_ = 1 if sources else fmt.n_features
+    return store, fmt
+
+
+def _check_is_batch(X, shape):
+    """Reject one gray image where several are wanted; it would be taken for a table."""
+    if tuple(np.shape(X)) == shape[:2] and shape[1] != math.prod(shape):
+        raise ValueError(
+            f"X has the shape of one image, {shape[:2]}; wanted a batch of images, such as X[None]"
+        )
+
+
+def read_unlabeled(estimator, X) -> data.Store:
+    """Read further images that are not to be clustered.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Has read the images to be clustered.
+
+    X : array-like, tensor, str, Path or list
+        What the user gave.
+
+    Returns
+    -------
+    store : Store
+        The samples, in memory or mapped.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
+    """
+    try:
+        store, _ = read_samples(estimator, X, known=estimator._format)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"unlabeled: {error}") from error
+    if isinstance(store, data.SourceStore):
+        store = store.read(estimator.cache_dir)
+    warn_about_invalid(store)
+    if len(store) < 2:
+        raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
+    return store
+
+
+def run_identity(estimator, store: data.Store, unlabeled: data.Store | None) -> dict:
+    """What makes two runs the same: parameters, settings and data.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        With resolved settings.
+
+    store : Store
+        The samples.
+
+    unlabeled : Store or None
+        Samples that are not to be clustered.
+
+    Returns
+    -------
+    identity : dict of str to object
+        Plain values by name.
+    """
+    identity = {
+        name: plain_value(value)
+        for name, value in (estimator._fitted_with | estimator.settings_).items()
+        if name not in settings.RUNTIME_PARAMETERS
+    }
+    if estimator.checkpoint_dir is not None or distributed.world_size() > 1:
+        identity["X"] = fingerprint(store.samples)
+        identity["unlabeled"] = unlabeled and fingerprint(unlabeled.samples)
+    initial = getattr(estimator, "_initial_backbone", None)
+    if initial is not None:
+        flat = [torch.tensor(value).flatten().double() for value in initial.values()]
+        identity["the network it starts from"] = fingerprint(torch.cat(flat))
+    return identity
+
+
+def check_batches(estimator, n: int, identity: dict) -> None:
+    """Compare the fits of all processes, and the batches with their number and the clusters.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        With resolved settings.
+
+    n : int
+        Number of samples.
+
+    identity : dict of str to object
+        As `run_identity` returns it.
+
+    Raises
+    ------
+    ValueError
+        If the processes were given different things, or batches are too small for them.
+    """
+    distributed.check_same_on_all_ranks(identity)
+    size = n // settings.steps_per_epoch(n, estimator.settings_["batch_size"])
+    ranks, k = distributed.world_size(), estimator.n_clusters
+    if ranks > 1 and not estimator.sync_batchnorm and size < 2 * ranks:
+        raise ValueError(
+            f"batches of {size} samples leave some of {ranks} processes less than two, of "
+            "which there are no statistics: give a larger batch_size, fewer processes, or "
+            "sync_batchnorm=True"
+        )
+    if size < 4 * k and k > 1 and distributed.is_rank_zero():
+        warn(
+            f"batches of {size} samples are small for n_clusters={k}: below {4 * k} a cluster "
+            "has too few members in a batch to be told from the others"
+        )
+
+
+def initial_seed(estimator, identity: dict) -> int:
+    """The seed of a run; that of the interrupted one if no other is given.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Has `random_state` and `checkpoint_dir`.
+
+    identity : dict of str to object
+        As `run_identity` returns it.
+
+    Returns
+    -------
+    seed : int
+        From 0.
+    """
+    if estimator.checkpoint_dir is not None and not isinstance(estimator.random_state, Integral):
+        state = phases.checkpoint_of(estimator.checkpoint_dir, 0, identity, None).load()
+        if state is not None:
+            return state["seed"]
+    return int(check_random_state(estimator.random_state).randint(2**31 - 1))
+
+
+def build_setup(estimator, shape: tuple[int, ...]) -> Setup:
+    """Make a new backbone and measure it.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        With resolved settings.
+
+    shape : tuple of int
+        Shape of a stored sample.
+
+    Returns
+    -------
+    setup : Setup
+        For the method.
+
+    Raises
+    ------
+    ValueError
+        If the backbone does not fit the images, or `start_from` gave weights that do not fit it.
+    """
+    size = estimator.settings_["image_size"]
+    if isinstance(estimator.backbone, nn.Module):
+        backbone = copy.deepcopy(estimator.backbone)
+    else:
+        backbone = BACKBONES[estimator.settings_["backbone"]](shape, size)
+    initial = getattr(estimator, "_initial_backbone", None)
+    if initial is not None:
+        _load_backbone(backbone, initial)
+    view_shape = (shape[-1], *size) if size else tuple(shape)
+    n_features = _feature_width(backbone, view_shape)
+    return Setup(backbone, n_features, view_shape, estimator._n_samples)
+
+
+def backbone_weights(estimator) -> dict[str, np.ndarray]:
+    """Weights of the backbone of a fitted estimator.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Fitted.
+
+    Returns
+    -------
+    weights : dict of str to ndarray
+        By name within the backbone.
+
+    Raises
+    ------
+    ValueError
+        If its objective has no module of the name "backbone".
+    """
+    for name, module in estimator._objective().named_modules():
+        if name.split(".")[-1] == "backbone":
+            return {key: value.cpu().numpy() for key, value in module.state_dict().items()}
+    raise ValueError(f"{type(estimator).__name__} has no backbone that could be taken over")
+
+
+def warn_about_collapse(estimator, counts: np.ndarray) -> None:
+    """Warn if clusters are empty, or one holds nearly all samples.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Fitted.
+
+    counts : ndarray of shape (n_clusters,)
+        Sizes of the clusters.
+
+    Warns
+    -----
+    sklearn.exceptions.ConvergenceWarning
+        Says what may help.
+    """
+    k, used, largest = len(counts), np.count_nonzero(counts), counts.max() / counts.sum()
+    if not distributed.is_rank_zero():
+        return
+    if used < k:
+        what = f"{k - used} of {k} clusters are empty"
+    elif k > 1 and largest > COLLAPSED:
+        what = f"one of {k} clusters holds {largest:.0%} of the samples"
+    else:
+        return
+    *some, last = estimator._collapse_remedies
+    warn(f"{what}. {', '.join(some)} or {last} may help.", ConvergenceWarning)
+
+
+def _load_backbone(backbone, weights):
+    try:
+        backbone.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network to start from does not fit {type(backbone).__name__} for these images: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _feature_width(backbone, shape):
+    """Width of the features, found by a dry run on two samples."""
+    backbone.eval()
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    wanted = f"a batch of shape (n, {', '.join(map(str, shape))})"
+    try:
+        with torch.inference_mode():
+            h = backbone(torch.zeros(2, *shape, device=device))
+    except RuntimeError as error:
+        raise ValueError(f"backbone cannot take {wanted}: {error}") from error
+    if not isinstance(h, torch.Tensor) or h.ndim != 2 or len(h) != 2:
+        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
+        raise ValueError(
+            f"backbone must map {wanted} to features of shape (n, d); for n = 2 it gave {got}"
+        )
+    return h.shape[1]

@@ -1,0 +1,227 @@
+"""A trained objective on its device, and everything that is computed with it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skcc import distributed
+from skcc.augment import Views
+from skcc.data import Store
+from skcc.data.decoding import none_could_be_read
+from skcc.exceptions import ImageReadWarning, warn
+from skcc.objective import Objective
+from skcc.readouts import k_means
+from skcc.rng import private_rng
+from skcc.training.sweep import device_of, sweep
+
+
+class FittedModel:
+    """A trained objective with a read-out.
+
+    Parameters
+    ----------
+    objective : Objective
+        On its device; never moved, since another thread may be computing with it.
+
+    views : Views
+        Two views per sample, for scores.
+
+    draws : bool
+        Whether the views draw from torch's global generator.
+
+    dtype : torch.dtype
+        Type in which networks compute.
+    """
+
+    def __init__(self, objective: Objective, views: Views, draws: bool, dtype: torch.dtype):
+        self.objective, self.views, self.draws, self.dtype = objective, views, draws, dtype
+        self.device = device_of(objective)
+        self.order = torch.arange(0)
+        self.centers = self.variance = None
+
+    def set_readout(self, order, centers=None, variance=None) -> None:
+        """Set how clusters are read off.
+
+        Parameters
+        ----------
+        order : ndarray of shape (n_clusters,)
+            Which output of the network, or which centre, each cluster is.
+
+        centers : ndarray of shape (n_clusters, d), default=None
+            Centres in the space of normalised features, by cluster. None reads clusters off the
+            objective's own `assign`.
+
+        variance : float, default=None
+            Mean squared distance to the nearest centre, per dimension.
+        """
+        self.order = torch.tensor(order, device=self.device)
+        if centers is not None:
+            # In the order of k-means, so that sums are the same to the last bit.
+            centers = torch.tensor(centers, device=self.device)[self.order.argsort()]
+        self.centers, self.variance = centers, variance
+
+    def assign(self, view: Tensor) -> Tensor:
+        """Soft assignments by the read-out.
+
+        Parameters
+        ----------
+        view : Tensor of shape (n, c, h, w) or (n, d)
+            Of the samples.
+
+        Returns
+        -------
+        p : Tensor of shape (n, n_clusters)
+            Of the head, or the posterior of a mixture of equally likely Gaussians around the
+            centres of k-means, with one spherical covariance.
+        """
+        if self.centers is None:
+            return self.objective.assign(view)[:, self.order]
+        distance = torch.cdist(F.normalize(self.objective.embed(view).float()), self.centers)
+        return F.softmax(-(distance**2) / (2 * self.variance), dim=1)[:, self.order]
+
+    def sweep(
+        self,
+        store: Store,
+        function: Callable[[Tensor], Tensor],
+        view: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> np.ndarray:
+        """Apply a function of views to all samples.
+
+        Parameters
+        ----------
+        store : Store
+            The samples.
+
+        function : callable
+            From views to a tensor with a row per sample.
+
+        view : callable, default=None
+            From a batch and indices to views; None takes plain views.
+
+        Returns
+        -------
+        rows : ndarray of shape (n, ...)
+            Float32.
+        """
+        view = view or self.views.plain
+        return sweep(self.objective, store, function, view=view, dtype=self.dtype).numpy()
+
+    def rows_of(self, store: Store, function: Callable) -> np.ndarray:
+        """Apply a function of plain views to all images of X.
+
+        Parameters
+        ----------
+        store : Store
+            The samples.
+
+        function : callable
+            From views to a tensor with a row per sample.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_images, ...)
+            NaN for images that could not be read.
+        """
+        rows = self.sweep(store, function)
+        warn_about_invalid(store)
+        return store.scatter_to_input(rows, np.nan)
+
+    def rows_of_two_views(self, store: Store, function: Callable, seed: int = 0) -> np.ndarray:
+        """Apply a function to two random views of each image that can be read.
+
+        Parameters
+        ----------
+        store : Store
+            The samples.
+
+        function : callable
+            From views to a tensor with a row per sample.
+
+        seed : int, default=0
+            Seed of the views.
+
+        Returns
+        -------
+        rows : ndarray of shape (n, 2, ...)
+            Float32.
+
+        Raises
+        ------
+        ImageReadError
+            If no image can be read.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        indices = torch.from_numpy(store.sample_indices).to(self.device)
+        tables = self.views.draw(store.n_images, store.shape, generator, self.device)
+        with private_rng(seed, self.device) if self.draws else nullcontext():
+            rows = self.sweep(
+                store,
+                lambda views: torch.stack([function(view) for view in views], dim=1),
+                lambda batch, index: self.views(batch, tables, indices[index]),
+            )
+        warn_about_invalid(store)
+        rows = np.delete(store.scatter_to_input(rows, np.nan), list(store.invalid), axis=0)
+        if not len(rows):
+            raise none_could_be_read(store.invalid)
+        return rows
+
+    def fit_k_means(self, store: Store, n_clusters: int) -> tuple[np.ndarray, float]:
+        """Cluster the normalised features of all samples.
+
+        Parameters
+        ----------
+        store : Store
+            The training samples.
+
+        n_clusters : int
+            Number of clusters.
+
+        Returns
+        -------
+        centers : ndarray of shape (n_clusters, d)
+            Float32.
+
+        variance : float
+            Mean squared distance to the nearest centre, per dimension.
+        """
+        features = self.sweep(store, lambda view: F.normalize(self.objective.embed(view).float()))
+        _, centers, inertia = k_means(features, n_clusters)
+        return centers.numpy().astype(np.float32), max(inertia / features.size, 1e-9)
+
+
+def warn_about_invalid(store: Store) -> None:
+    """Warn of images that could not be read, if there are any.
+
+    Parameters
+    ----------
+    store : Store
+        After it was read.
+    """
+    if not store.invalid or not distributed.is_rank_zero():
+        return
+    some = [reason for _, reason in sorted(store.invalid.items())[:3]]
+    warn(
+        f"{len(store.invalid)} of {store.n_images} images could not be read: {'; '.join(some)}"
+        + ("; ..." if len(store.invalid) > 3 else ""),
+        ImageReadWarning,
+    )
+
+
+def has_assign(objective: Objective) -> bool:
+    """Whether an objective has soft assignments of its own.
+
+    Parameters
+    ----------
+    objective : Objective
+        Any.
+
+    Returns
+    -------
+    answer : bool
+        False if clusters have to be found by k-means of its features.
+    """
+    return type(objective).assign is not Objective.assign

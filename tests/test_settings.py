@@ -1,0 +1,80 @@
+"""What "auto" comes to."""
+
+import numpy as np
+import pytest
+import torch
+
+from skcc import ContrastiveClustering
+from skcc.augment import AUGMENTATIONS
+from skcc.backbones import BACKBONES
+from skcc.data import Store
+from skcc.training.settings import (
+    augmentation_name,
+    backbone_name,
+    batch_size,
+    image_side,
+    max_epochs,
+    stored_side,
+)
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def store(*shape):
+    samples = torch.randint(256, shape, generator=torch.Generator().manual_seed(0))
+    return Store(samples.to(torch.uint8))
+
+
+def test_augmentation_goes_by_channels_and_colour():
+    assert augmentation_name(store(5, 8, 8, 3)) == "natural"
+    assert augmentation_name(store(5, 8, 8, 4)) == "natural"
+    for channels in (1, 2, 7):
+        assert augmentation_name(store(5, 8, 8, channels)) == "gray"
+    gray_as_rgb = Store(store(5, 8, 8, 1).samples.expand(5, 8, 8, 3))
+    assert augmentation_name(gray_as_rgb) == "gray"
+    assert augmentation_name(Store(torch.zeros(5, 8))) == "vector"
+    assert AUGMENTATIONS["gray"].flip == 0
+
+
+@pytest.mark.parametrize(("side", "view"), [(8, 8), (16, 16), (28, 16), (40, 20), (400, 20)])
+def test_views_are_small_on_a_cpu(side, view):
+    assert image_side(side, CPU) == view
+    assert image_side(side, CUDA) == min(side, 224)
+    assert view <= stored_side(side, view) <= side
+
+
+def test_backbones_go_by_device_and_kind():
+    assert backbone_name((16, 16, 3), CPU) == "conv4"
+    assert backbone_name((16, 16, 3), CUDA) == "resnet18"
+    assert backbone_name((9,), CUDA) == "mlp"
+    assert {"conv4", "resnet18", "mlp"} <= BACKBONES.keys()
+
+
+@pytest.mark.parametrize("n", [3, 400, 1797, 10_000, 60_000])
+@pytest.mark.parametrize("n_clusters", [2, 10, 50])
+def test_the_budget_is_of_steps(n, n_clusters):
+    size = batch_size(n, n_clusters)
+    assert size <= n
+    assert size >= min(n, 4 * n_clusters), "no warning by default, where it can be helped"
+    epochs = max_epochs(n, size)
+    steps = epochs * -(-n // size)
+    assert steps >= 450
+    assert epochs == 12 or steps <= 550
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_settings_report_what_was_chosen():
+    X = np.random.default_rng(0).integers(0, 256, (40, 36, 48, 3), dtype=np.uint8)
+    model = ContrastiveClustering(2, max_epochs=2, random_state=0).fit(X)
+    assert model.settings_ == {
+        "backbone": "conv4" if model.settings_["device"] == "cpu" else "resnet18",
+        "augment": "natural",
+        "max_epochs": 2,
+        "batch_size": 40,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.0,
+        "schedule": "one-cycle",
+        "image_size": (18, 24) if model.settings_["device"] == "cpu" else (36, 48),
+        "device": model.settings_["device"],
+        "precision": "float32" if model.settings_["device"] == "cpu" else "bfloat16",
+    }
