@@ -1,6 +1,9 @@
-"""The page, in a real browser, and what it is made of."""
+"""The page about a clustering, as HTML and in a real browser."""
 
+import base64
 import functools
+import hashlib
+import html
 import http.server
 import json
 import os
@@ -8,12 +11,14 @@ import re
 import shutil
 import threading
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from skcc import ContrastiveClustering, report
+from skcc import ContrastiveClustering
+from skcc.report import page, thumbnails
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -42,7 +47,7 @@ def clustering(shapes, tmp_path_factory):
     p[6] = 1  # so that it is shown
     labels[5], p[5] = -1, np.nan
     classes = np.array(["bars", EVIL, "</script><script>alert(3)</script>"])[shapes[1]]
-    return report.Clustering(
+    return page.Clustering(
         files,
         [str(file.relative_to(folder)) for file in files],
         labels,
@@ -52,14 +57,14 @@ def clustering(shapes, tmp_path_factory):
     )
 
 
-def write(path, model, clustering, **how):
+def write(path, model, clustering, **options):
     facts = {"Settings": model.settings_, EVIL: {EVIL: EVIL}}
-    report.write_page(path, model, clustering, title=f"pictures {EVIL}", facts=facts, **how)
+    page.write_page(path, model, clustering, title=f"pictures {EVIL}", facts=facts, **options)
     return path.read_text()
 
 
 @pytest.fixture(scope="module")
-def page(model, clustering, tmp_path_factory):
+def page_file(model, clustering, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     write(path, model, clustering, command=f"skcc fit {EVIL}")
     return path
@@ -88,8 +93,8 @@ def data_of(text):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)<', text)[1])
 
 
-def test_the_page_loads_nothing_and_what_users_named_is_text(page):
-    parsed = Elements(page.read_text())
+def test_the_page_loads_nothing_and_what_users_named_is_text(page_file):
+    parsed = Elements(page_file.read_text())
     assert sum(tag == "script" for tag, _ in parsed.elements) == 2
     for tag, attributes in parsed.elements:
         assert not any(name.startswith("on") for name in attributes)
@@ -101,10 +106,20 @@ def test_the_page_loads_nothing_and_what_users_named_is_text(page):
     assert HOSTILE in names
 
 
-def test_rows_hold_the_most_and_least_certain(page, clustering):
+def test_only_the_style_and_the_script_of_the_page_are_allowed(page_file):
+    text = page_file.read_text()
+    policy = html.unescape(re.search(r'Security-Policy" content="(.*?)"', text)[1])
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    for element in ("style", "script"):
+        (content,) = re.findall(f"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"; {element}-src 'sha256-{digest}'; " in policy
+
+
+def test_rows_hold_the_most_and_least_certain(page_file, clustering):
     rows, thumbs = (
         {},
-        re.findall(r'data-name="(.*?)" data-cluster="(\d+)" data-p=', page.read_text()),
+        re.findall(r'data-name="(.*?)" data-cluster="(\d+)" data-p=', page_file.read_text()),
     )
     for name, cluster in thumbs:
         rows.setdefault(int(cluster), []).append(name.replace("&lt;", "<").replace("&gt;", ">"))
@@ -116,16 +131,16 @@ def test_rows_hold_the_most_and_least_certain(page, clustering):
         assert shown == [clustering.names[i] for i in expected]
 
 
-def test_the_map_shows_every_image_that_has_a_cluster(page, clustering):
-    points = data_of(page.read_text())["points"]
+def test_the_map_shows_every_image_that_has_a_cluster(page_file, clustering):
+    points = data_of(page_file.read_text())["points"]
     assert [p["name"] for p in points] == [n for n in clustering.names if n != "005.png"]
     assert [p["cluster"] for p in points] == [c for c in clustering.labels if c >= 0]
     assert all(0 <= p["x"] <= 1000 for p in points)
     assert all(p["image"].startswith("data:image/png;base64,") for p in points)
 
 
-def test_curves_are_the_history(page, model):
-    curves = data_of(page.read_text())["curves"]
+def test_curves_are_the_history(page_file, model):
+    curves = data_of(page_file.read_text())["curves"]
     assert {c["name"]: c["values"] for c in curves} == {
         name: [float(f"{terms[name]:.4g}") for terms in model.history_]
         for name in model.history_[0]
@@ -133,18 +148,18 @@ def test_curves_are_the_history(page, model):
 
 
 def test_long_histories_and_many_clusters_are_bounded():
-    curves = report._curves([{"a": 1.0 / e} for e in range(1, 5001)])
-    assert len(curves[0]["epochs"]) == report.MOST_EPOCHS
+    curves = page._curves([{"a": 1.0 / e} for e in range(1, 5001)])
+    assert len(curves[0]["epochs"]) == page.MAX_CURVE_POINTS
     assert (curves[0]["epochs"][0], curves[0]["epochs"][-1]) == (1, 5000)
     for k in (1, 10, 75, 200, 3000):
         labels = np.arange(20 * k) % k
-        clustering = report.Clustering([], [], labels, np.ones(20 * k))
-        rows = report._in_rows(clustering, k)
+        clustering = page.Clustering([], [], labels, np.ones(20 * k))
+        rows = page._select_for_rows(clustering, k)
         assert len(rows) == k
         assert all(len(typical) >= 1 for typical, _ in rows)
-        assert sum(len(a) + len(b) for a, b in rows) <= max(report.IN_ROWS, k)
-    sure = report.Clustering([], [], np.zeros(30, int), np.linspace(0, 1, 30))
-    ((typical, uncertain),) = report._in_rows(sure, 1)
+        assert sum(len(a) + len(b) for a, b in rows) <= max(page.MAX_IN_ROWS, k)
+    sure = page.Clustering([], [], np.zeros(30, int), np.linspace(0, 1, 30))
+    ((typical, uncertain),) = page._select_for_rows(sure, 1)
     assert (typical, uncertain) == (list(range(29, 17, -1)), list(range(6)))
 
 
@@ -155,34 +170,68 @@ def test_thumbnails_shrink_until_the_page_fits(tmp_path, monkeypatch):
     for file in files:
         Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)).save(file)
     limit = 150_000
-    monkeypatch.setattr(report, "THUMBNAIL_BYTES", limit)
-    pictures = report._Pictures(files, (40, 60, 3), 2)
-    parts = pictures.within_budget((range(40), 192), (range(0, 40, 2), 112))
+    monkeypatch.setattr(thumbnails, "MAX_TOTAL_CHARACTERS", limit)
+    requests = [(range(40), 192), (range(0, 40, 2), 112)]
+    parts, shape = thumbnails.encode_thumbnails(files, (40, 60, 3), requests, n_jobs=2)
+    assert shape == (192, 288)
     assert [len(part) for part in parts] == [40, 20]
     total = sum(len(uri) for part in parts for uri in part.values())
     assert limit / 3 < total <= limit
 
 
-def test_a_file_that_is_gone_leaves_a_gap(model, clustering, tmp_path):
-    files = list(clustering.files)
-    pictures = report._Pictures([*files, tmp_path / "gone.png"], (16, 16, 1), None)
-    (images,) = pictures.within_budget(([0, len(files)], 192))
+def test_a_file_that_is_gone_leaves_a_gap(clustering, tmp_path):
+    files = [clustering.files[0], tmp_path / "gone.png"]
+    (images,), shape = thumbnails.encode_thumbnails(files, (16, 16, 1), [([0, 1], 192)])
     assert images[0].startswith("data:image/png;base64,")
-    assert images[len(files)] is None
+    assert images[1] is None
+    assert shape == (16, 16)  # not larger than the file
 
 
-def test_without_classes_there_is_no_table_and_vectors_have_no_page(shapes, clustering, tmp_path):
-    X = shapes[0].reshape(120, -1) / 9
-    model = ContrastiveClustering(3, max_epochs=1, random_state=0).fit(X)
+def test_vectors_have_no_page(clustering, tmp_path):
+    fitted_on_vectors = SimpleNamespace(image_shape_=None, settings_={})
     with pytest.raises(ValueError, match="the page shows images"):
-        write(tmp_path / "page.html", model, clustering)
-    bare = report.Clustering([], [], np.array([0]), np.ones(1))
+        write(tmp_path / "page.html", fitted_on_vectors, clustering)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_classes_there_is_no_table():
+    bare = page.Clustering([], [], np.array([0]), np.ones(1))
     assert set(bare.scores().values()) == {None}
-    assert report._classes(bare) == ""
+    assert page._confusion(bare) is None
+
+
+def test_large_tables_long_lists_lost_files_and_names_that_are_no_text(tmp_path):
+    n = 70
+    names = ["</script>\udcff\u2028'.png"] * n
+    clustering = page.Clustering(
+        [tmp_path / "gone.png"] * n,
+        names,
+        np.arange(n),
+        np.ones(n),
+        classes=[f"class {i}" for i in range(n)],
+        invalid=[("a", "b")] * 250,
+    )
+    estimator = SimpleNamespace(
+        n_clusters=n + 1,
+        image_shape_=(16, 16, 1),
+        settings_={"size": (3, 4), "none": None},
+        history_=[],
+        transform=lambda files: np.random.default_rng(0).normal(size=(len(files), 4)),
+    )
+    text = write(tmp_path / "page.html", estimator, clustering)
+    for expected in ("A table of 70 by 70 is too large to show.", "And 50 more.", "no longer there",
+                     "70 images in 71 clusters, 1 of them empty", "<td>3 x 4</td>", "<td>None</td>",
+                     'title="&lt;/script&gt;\ufffd\u2028&#39;.png"'):  # fmt: skip
+        assert expected in text
+    raw = re.search(r'<script type="application/json" id="data">(.*?)<', text)[1]
+    assert raw.isascii()
+    assert not set("<>&") & set(raw)
+    assert {point["name"] for point in data_of(text)["points"]} == {"</script>\ufffd\u2028'.png"}
+    assert text == write(tmp_path / "page.html", estimator, clustering)
 
 
 def test_probabilities_are_never_rounded_to_certainty():
-    assert [report._probability(p) for p in (1, 0.999, 0.994, 0.5)] == [
+    assert [page._probability(p) for p in (1, 0.999, 0.994, 0.5)] == [
         "1.00",
         "0.99",
         "0.99",
@@ -219,11 +268,11 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, page):
+def opened(browser, page_file):
     browser.get("about:blank")
     browser.get_log("browser")
     browser.get_log("performance")
-    browser.get(page.as_uri())
+    browser.get(page_file.as_uri())
     yield browser
     assert browser.get_log("browser") == []  # neither errors nor warnings
 
@@ -244,6 +293,7 @@ def press(browser, *keys):
     ActionChains(browser).send_keys(*keys).perform()
 
 
+@pytest.mark.long
 def test_it_shows_all_clusters(opened, clustering):
     titles = [e.text for e in opened.find_elements("css selector", ".cluster h3")]
     assert titles == ["Cluster 0", "Cluster 1", "Cluster 2", "Cluster 3"]
@@ -254,6 +304,7 @@ def test_it_shows_all_clusters(opened, clustering):
     assert opened.execute_script(broken) == 0
 
 
+@pytest.mark.long
 def test_hostile_names_stay_text(opened):
     from selenium.common.exceptions import NoAlertPresentException
 
@@ -272,23 +323,25 @@ def test_hostile_names_stay_text(opened):
     assert sorted(names) == sorted(["bars", EVIL, "</script><script>alert(3)</script>"])
 
 
-def test_no_request_is_made(opened, page):
+@pytest.mark.long
+def test_no_request_is_made(opened, page_file):
     events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     urls = [
         e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
     ]
-    assert page.as_uri() in urls
-    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+    assert page_file.as_uri() in urls
+    assert {url for url in urls if not url.startswith("data:")} == {page_file.as_uri()}
 
 
-def test_not_even_from_a_server(browser, page):
+@pytest.mark.long
+def test_not_even_from_a_server(browser, page_file):
     asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             asked.append(self.path)
 
-    handler = functools.partial(Handler, directory=page.parent)
+    handler = functools.partial(Handler, directory=page_file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.get(f"http://127.0.0.1:{server.server_port}/report.html")
@@ -298,6 +351,7 @@ def test_not_even_from_a_server(browser, page):
     assert asked == ["/report.html"]
 
 
+@pytest.mark.long
 def test_scripts_that_came_in_anyway_would_not_run(opened):
     """The policy of the page itself, beside escaping."""
     opened.execute_script(
@@ -312,6 +366,7 @@ def test_scripts_that_came_in_anyway_would_not_run(opened):
     assert all("Content Security Policy" in entry["message"] for entry in refusals)
 
 
+@pytest.mark.long
 def test_the_map_shows_the_image_below_the_pointer(opened, clustering):
     from selenium.webdriver import ActionChains
 
@@ -333,6 +388,7 @@ def test_the_map_shows_the_image_below_the_pointer(opened, clustering):
     assert not shown(opened, "#tip")
 
 
+@pytest.mark.long
 def test_the_map_can_be_walked_by_keyboard(opened):
     from selenium.webdriver import Keys
 
@@ -347,7 +403,7 @@ def test_the_map_can_be_walked_by_keyboard(opened):
     walk = ((Keys.ARROW_RIGHT, 4), (Keys.ARROW_DOWN, 4), (Keys.ARROW_LEFT, 8), (Keys.ARROW_UP, 8))
     for key in [key for key, times in walk for _ in range(times)]:
         press(opened, key)
-        names.add(one(opened, "#said").get_attribute("textContent"))
+        names.add(one(opened, "#announcement").get_attribute("textContent"))
     assert len(names) > 3
     assert all(re.search(r", cluster \d, probability [01]\.\d\d$", name) for name in names)
     press(opened, Keys.ENTER)
@@ -359,6 +415,7 @@ def test_the_map_can_be_walked_by_keyboard(opened):
     assert not shown(opened, "#tip")
 
 
+@pytest.mark.long
 def test_thumbnails_are_walked_and_enlarged_by_keyboard(opened):
     from selenium.webdriver import Keys
 
@@ -381,6 +438,7 @@ def test_thumbnails_are_walked_and_enlarged_by_keyboard(opened):
     assert opened.execute_script(strips) == 1
 
 
+@pytest.mark.long
 def test_curves_tell_single_epochs(opened, model):
     from selenium.webdriver import Keys
 
@@ -391,6 +449,7 @@ def test_curves_tell_single_epochs(opened, model):
     assert one(opened, ".curve output").text == f"epoch 2: {float(f'{values[1]:.4g}')}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_it_fits_every_screen(opened, width):
     opened.execute_cdp_cmd(
@@ -412,7 +471,7 @@ const light = c => { const [r, g, b] = c.map(v => { v /= 255;
 for (const element of document.querySelectorAll('body *')) {
   if (![...element.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
   if (!element.checkVisibility()) continue;
-  if (element.closest('script, svg, .unseen, .skip, .close')) continue;
+  if (element.closest('script, svg, .visually-hidden, .skip, .close')) continue;
   let ground = element;
   while (rgb(getComputedStyle(ground).backgroundColor)[3] < 255) ground = ground.parentElement;
   const a = light(rgb(getComputedStyle(element).color));
@@ -424,6 +483,7 @@ return seen;
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(opened, scheme):
     """WCAG 2, level AA: 4.5 to 1, computed from what the browser paints."""

@@ -1,4 +1,4 @@
-"""Results for people: a page, tables, sorted folders."""
+"""Results for people: a page about a clustering, tables, images sorted into folders."""
 
 from skcc.report.page import Clustering, write_page
 

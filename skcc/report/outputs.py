@@ -1,6 +1,6 @@
-"""What a clustering leaves on disk: tables, a record, and images sorted into folders.
+"""Files that a clustering writes: tables of labels and of losses, images sorted into folders.
 
-Tables hold the bytes of file names as they are, also where those are no text.
+File names that are not valid UTF-8 keep their bytes in the CSV tables.
 """
 
 import csv
@@ -16,60 +16,61 @@ import numpy as np
 from skcc.atomic import atomic_write
 
 COLUMNS = ("path", "cluster", "probability")
-_FORMULA = tuple("=+-@\t\r\n")  # what a spreadsheet computes begins with one of these
+_FORMULA_PREFIXES = tuple("=+-@\t\r\n")  # a spreadsheet takes a cell for a formula by these
 
 
 def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
-    """A table of images and their clusters.
+    """Format images and their clusters as CSV.
 
     Parameters
     ----------
     paths : sequence of str or Path
-        The images.
+        Paths of the images.
 
     labels : array-like of shape (n,)
-        Cluster of each; -1 is none.
+        Cluster of each image; -1 if it has none.
 
     probabilities : array-like of shape (n,)
-        Of those clusters. NaN is left empty.
+        Probability of that cluster. NaN is written as an empty cell.
 
     Returns
     -------
     table : bytes
-        CSV in UTF-8, with a line of names. A path that a spreadsheet would take for a formula, such
-        as ``=1+1.png``, is written as ``./=1+1.png``, which is the same file.
+        CSV in UTF-8 with a header. A path that a spreadsheet would take for a formula, such as
+        ``=1+1.png``, is written as ``./=1+1.png``, which names the same file.
     """
     return _csv(
         COLUMNS,
         (
-            (_no_formula(str(path)), int(label), "" if np.isnan(p) else f"{p:.6f}")
+            (_escape_formula(str(path)), int(label), "" if np.isnan(p) else f"{p:.6f}")
             for path, label, p in zip(paths, labels, probabilities, strict=True)
         ),
     )
 
 
-def _no_formula(path):
-    return f"./{path}" if path[:1] in _FORMULA else path
+def _escape_formula(path):
+    """Return a path of the same file that a spreadsheet does not take for a formula."""
+    return f"./{path}" if path.startswith(_FORMULA_PREFIXES) else path
 
 
 def labels_as_json(paths: Sequence, labels, probabilities) -> bytes:
-    """The same table as a JSON object per line.
+    """Format images and their clusters as JSON Lines.
 
     Parameters
     ----------
     paths : sequence of str or Path
-        The images.
+        Paths of the images.
 
     labels : array-like of shape (n,)
-        Cluster of each; -1 is none.
+        Cluster of each image; -1 if it has none.
 
     probabilities : array-like of shape (n,)
-        Of those clusters. NaN is null.
+        Probability of that cluster. NaN is written as null.
 
     Returns
     -------
     lines : bytes
-        In ASCII.
+        One JSON object per image and line, in ASCII.
     """
     lines = []
     for path, label, p in zip(paths, labels, probabilities, strict=True):
@@ -84,113 +85,121 @@ def read_labels(path) -> tuple[list[str], np.ndarray, np.ndarray]:
     Parameters
     ----------
     path : str or Path
-        The file.
+        The CSV file.
 
     Returns
     -------
     paths : list of str
-        The images.
+        Paths of the images.
 
     labels : ndarray of shape (n,)
-        Cluster of each; -1 is none.
+        Cluster of each image; -1 if it has none.
 
     probabilities : ndarray of shape (n,)
-        Of those clusters; NaN where there is none.
+        Probability of that cluster; NaN if there is none.
 
     Raises
     ------
     ValueError
-        If it is no such table.
+        If the file is not such a table.
     """
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     if not rows or tuple(rows[0]) != COLUMNS:
         raise ValueError(f"{path} has no columns {', '.join(COLUMNS)}")
     try:
-        paths, labels, sure = zip(*rows[1:], strict=True) if rows[1:] else ((), (), ())
+        columns = zip(*rows[1:], strict=True) if rows[1:] else ((), (), ())
+        paths, labels, probabilities = columns
         labels = np.array([int(label) for label in labels], dtype=np.int64)
-        probabilities = np.array([float(p) if p else np.nan for p in sure])
+        probabilities = np.array([float(p) if p else np.nan for p in probabilities])
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return list(paths), labels, probabilities
 
 
 def history_as_csv(history: Sequence[Mapping[str, float]]) -> bytes:
-    """A table of the terms of the loss, a row per epoch.
+    """Format loss terms as CSV, one row per epoch.
 
     Parameters
     ----------
     history : sequence of mapping of str to float
-        Terms of each epoch; those of another phase may have other names.
+        Loss terms of each epoch. Their names may differ between phases of training.
 
     Returns
     -------
     table : bytes
-        CSV, with a line of names; epochs are counted from 1.
+        CSV in UTF-8 with a header; epochs are counted from 1. A term that an epoch does not have
+        is an empty cell.
     """
     names = list(dict.fromkeys(name for terms in history for name in terms))
-    rows = ((e, *(terms.get(name, "") for name in names)) for e, terms in enumerate(history, 1))
+    rows = (
+        (epoch, *(terms.get(name, "") for name in names)) for epoch, terms in enumerate(history, 1)
+    )
     return _csv(("epoch", *names), rows)
 
 
-def _csv(names, rows):
+def _csv(header, rows):
+    """Return rows as CSV; names that are not valid UTF-8 keep their bytes."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(header)
     writer.writerows(rows)
     return file.getvalue().encode("utf-8", "surrogateescape")
 
 
 def write(path, content: bytes) -> None:
-    """Write a file, at once: one that is there already is replaced, or left whole.
+    """Write a file that appears whole or not at all.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file to write. An existing one is replaced only when the new one is complete.
 
     content : bytes
-        All of it.
+        Its whole content.
     """
     with atomic_write(Path(path)) as file:
         file.write(content)
 
 
 def sort_files(files: Sequence[Path], names: Sequence[str], labels, folder, how: str) -> int:
-    """Bring images into a new folder, in it one folder per cluster. The images stay as they are.
+    """Copy or link images into a new folder with one subfolder per cluster.
+
+    The images themselves are not changed, and nothing is overwritten.
 
     Parameters
     ----------
     files : sequence of Path
-        The images.
+        Image files.
 
     names : sequence of str
-        Where each is put in the folder of its cluster: its path below the folder that all images
-        come from, so that no two are the same.
+        Path of each image below the subfolder of its cluster: its path relative to the folder that
+        all images come from, so that no two are equal.
 
     labels : array-like of shape (n,)
-        Cluster of each. Those of -1 are left out.
+        Cluster of each image. Images with -1 are left out.
 
     folder : str or Path
-        Is made; must not be there.
+        Folder to create; it must not exist.
 
     how : {"copy", "symlink"}
-        Whether copies are made, or symbolic links to the absolute paths.
+        Whether to make copies, or symbolic links to absolute paths.
 
     Returns
     -------
     count : int
-        How many images were brought.
+        Number of images that were copied or linked.
 
     Raises
     ------
     FileExistsError
-        If something of this name is there already. Nothing is ever overwritten.
+        If `folder` exists, or two images of a cluster have the same name.
 
     ValueError
-        If a name leads out of the folder, is that of a folder of other images, or a file is none.
+        If a name leads out of `folder` or is the folder of another image, or if a file is missing.
     """
-    folder, width, count = Path(folder), len(str(max(labels))), 0
+    folder, count = Path(folder), 0
+    n_digits = len(str(max(labels)))
     _check_names_inside(names, folder)
     for file, label in zip(files, labels, strict=True):
         if label >= 0 and not os.path.isfile(file):
@@ -199,27 +208,28 @@ def sort_files(files: Sequence[Path], names: Sequence[str], labels, folder, how:
     for file, name, label in zip(files, names, labels, strict=True):
         if label < 0:
             continue
-        target = folder / f"{label:0{width}}" / name
+        target = folder / f"{label:0{n_digits}}" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _bring(file, target, how)
+        _copy_or_link(file, target, how)
         count += 1
     return count
 
 
 def _check_names_inside(names, folder):
-    """No name may lead out, itself or through a link that was made for another name."""
-    above = {parent for name in names for parent in Path(name).parents}
+    """Raise if a name leads out of the folder, directly or through the link of another name."""
+    parents = {parent for name in names for parent in Path(name).parents}
     for name in names:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"{name!r} leads out of {folder}")
-        if Path(name) in above:
+        if Path(name) in parents:
             raise ValueError(f"{name!r} is also the folder of another image")
 
 
-def _bring(file, target, how):
+def _copy_or_link(file, target, how):
+    """Create a copy of a file, or a symbolic link to it; raise if the target exists."""
     if how == "symlink":
         target.symlink_to(os.path.abspath(file))
         return
-    with open(file, "rb") as source, open(target, "xb") as copy:  # x: only if nothing is there
+    with open(file, "rb") as source, open(target, "xb") as copy:
         shutil.copyfileobj(source, copy)
     shutil.copystat(file, target)

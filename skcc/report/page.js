@@ -3,10 +3,10 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const short = (name) => (name.length > 42 ? `${name.slice(0, 16)}\u2026${name.slice(-24)}` : name);
-  const about = (cluster, p) => `cluster ${cluster}, probability ${p}`;
+  const shorten = (name) => (name.length > 42 ? `${name.slice(0, 16)}\u2026${name.slice(-24)}` : name);
+  const describe = (cluster, p) => `cluster ${cluster}, probability ${p}`;
 
-  // The viewer: one dialog for every thumbnail.
+  // Viewer: one dialog that enlarges any image.
   const viewer = document.getElementById("viewer");
   function enlarge(source, name, what) {
     const image = viewer.querySelector("img");
@@ -19,14 +19,14 @@
   }
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 
-  // Thumbnails: a row is one stop of the tab key, and arrow keys move along it.
+  // Thumbnails: each row is one tab stop; arrow keys move within it.
   for (const strip of all(".strip")) {
     const thumbs = all(".thumb", strip);
     thumbs.forEach((thumb, at) => {
       thumb.tabIndex = at ? -1 : 0;
       thumb.addEventListener("click", () => {
         const image = thumb.querySelector("img");
-        enlarge(image && image.src, thumb.dataset.name, about(thumb.dataset.cluster, thumb.dataset.p));
+        enlarge(image && image.src, thumb.dataset.name, describe(thumb.dataset.cluster, thumb.dataset.p));
       });
     });
     strip.addEventListener("keydown", (event) => {
@@ -41,24 +41,24 @@
     });
   }
 
-  // The map: the point nearest to the pointer, or one after the other by arrow keys.
+  // Map: show the image nearest to the pointer, or move from image to image with arrow keys.
   const map = document.getElementById("map");
   if (map) {
     const svg = map.querySelector("svg"), ring = map.querySelector(".ring");
-    const tip = document.getElementById("tip"), said = document.getElementById("said");
+    const tip = document.getElementById("tip"), announcement = document.getElementById("announcement");
     const picture = tip.querySelector("img"), { points } = data;
     const scale = () => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
-    let shown = -1;
+    let current = -1;
 
     function show(index) {
-      shown = index;
-      for (const thing of [ring, tip]) thing.classList.toggle("on", index >= 0);
+      current = index;
+      for (const element of [ring, tip]) element.classList.toggle("on", index >= 0);
       if (index < 0) return;
       const { x, y, cluster, p, name, image } = points[index];
       picture.hidden = !image;
       if (image) picture.src = image;
-      tip.querySelector(".name").textContent = short(name);
-      tip.querySelector(".what").textContent = about(cluster, p);
+      tip.querySelector(".name").textContent = shorten(name);
+      tip.querySelector(".what").textContent = describe(cluster, p);
       ring.setAttribute("cx", x);
       ring.setAttribute("cy", y);
       const left = x * scale(), top = y * scale(), gap = 14, box = tip.getBoundingClientRect();
@@ -81,54 +81,54 @@
 
     function neighbour(key) {
       const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
-      const from = points[shown];
-      let best = shown, least = Infinity;
+      const from = points[current];
+      let best = current, least = Infinity;
       points.forEach((point, index) => {
         const ahead = (point.x - from.x) * dx + (point.y - from.y) * dy;
         const aside = Math.abs((point.x - from.x) * dy) + Math.abs((point.y - from.y) * dx);
-        if (index !== shown && ahead > 0 && ahead + 2 * aside < least) [best, least] = [index, ahead + 2 * aside];
+        if (index !== current && ahead > 0 && ahead + 2 * aside < least) [best, least] = [index, ahead + 2 * aside];
       });
       return best;
     }
 
     function open(index) {
       const { cluster, p, name, image } = points[index];
-      enlarge(image, name, about(cluster, p));
+      enlarge(image, name, describe(cluster, p));
     }
 
     map.addEventListener("pointermove", (event) => show(nearest(event)));
     map.addEventListener("pointerdown", (event) => show(nearest(event)));
     map.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") show(-1); });
     map.addEventListener("click", (event) => {
-      if (event.pointerType === "mouse" && shown >= 0) open(shown);
+      if (event.pointerType === "mouse" && current >= 0) open(current);
     });
-    map.addEventListener("focus", () => { if (shown < 0 && map.matches(":focus-visible")) show(0); });
+    map.addEventListener("focus", () => { if (current < 0 && map.matches(":focus-visible")) show(0); });
     map.addEventListener("blur", () => show(-1));
     map.addEventListener("keydown", (event) => {
       const { key } = event;
       if (key === "Escape") show(-1);
-      else if (key === "Enter" && shown >= 0) open(shown);
-      else if (key === "Home" || (key.startsWith("Arrow") && shown < 0)) show(0);
+      else if (key === "Enter" && current >= 0) open(current);
+      else if (key === "Home" || (key.startsWith("Arrow") && current < 0)) show(0);
       else if (key === "End") show(points.length - 1);
       else if (key.startsWith("Arrow")) show(neighbour(key));
       else return;
       event.preventDefault();
-      if (shown >= 0) said.textContent = `${points[shown].name}, ${about(points[shown].cluster, points[shown].p)}`;
+      if (current >= 0) announcement.textContent = `${points[current].name}, ${describe(points[current].cluster, points[current].p)}`;
     });
 
-    // A cluster of the list stands out on the map.
+    // Highlight on the map the cluster that is hovered or focused in the table of sizes.
     const groups = new Map(all("g[data-cluster]", svg).map((g) => [g.dataset.cluster, g]));
-    function single(cluster) {
+    function highlight(cluster) {
       svg.classList.toggle("some", cluster !== null);
       for (const [name, group] of groups) group.classList.toggle("on", name === cluster);
     }
     for (const row of all(".sizes [data-cluster]")) {
-      for (const begin of ["pointerenter", "focusin"]) row.addEventListener(begin, () => single(row.dataset.cluster));
-      for (const end of ["pointerleave", "focusout"]) row.addEventListener(end, () => single(null));
+      for (const begin of ["pointerenter", "focusin"]) row.addEventListener(begin, () => highlight(row.dataset.cluster));
+      for (const end of ["pointerleave", "focusout"]) row.addEventListener(end, () => highlight(null));
     }
   }
 
-  // Curves: the epoch below the pointer, or by arrow keys.
+  // Curves: read the epoch below the pointer, or move between epochs with arrow keys.
   all(".curve").forEach((figure, number) => {
     const { epochs, values } = data.curves[number], plot = figure.querySelector(".plot");
     const line = figure.querySelector(".at"), output = figure.querySelector("output");
