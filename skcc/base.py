@@ -7,26 +7,22 @@ method yields, and keeps the weights. Everything after `fit` is computed by a
 
 import contextlib
 import copy
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skcc import data, distributed, fitting
-from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
 from skcc.inference import FittedModel, has_assign, warn_about_invalid
 from skcc.objective import Phase, Setup
 from skcc.parameters import SharedParameters
 from skcc.persistence import SaveLoadMixin
 from skcc.rng import private_rng
-from skcc.training import phases, settings
-
-COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
+from skcc.training import settings
+from skcc.training.phases import Run
 
 
 class _ModelCache:
@@ -44,43 +40,11 @@ class BaseDeepClusterer(
     SaveLoadMixin,
     SharedParameters,
 ):
-    """Base of all estimators; a subclass has parameters of its own and `_phases`.
-
-    Attributes
-    ----------
-    labels_ : ndarray of shape (n_samples,)
-        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
-        that could not be read have -1.
-
-    invalid_ : list of (int, str)
-        Index and reason of each training image that could not be read.
-
-    n_iter_ : int
-        Epochs of training.
-
-    history_ : list of dict
-        Mean loss terms of each epoch, weighted.
-
-    settings_ : dict
-        What every "auto" came to.
-
-    image_shape_ : tuple of (int, int, int) or None
-        Height, width and channels at which images are stored; None for vectors.
-
-    weights_ : dict of str to ndarray
-        The fitted network.
-
-    cluster_centers_ : ndarray of shape (n_clusters, n_features_out)
-        Centres in the space of normalised features; only where clusters are found by k-means.
-
-    n_features_in_ : int
-        Numbers per image, or columns of the table; 1 for files and PIL images.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns of X, if it has any that are strings.
-    """
+    """Base of all estimators; a subclass has parameters of its own and `_phases`."""
 
     # -- what a method defines --------------------------------------------------------------
+
+    _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
 
     def _phases(self, setup: Setup) -> Iterator[Phase]:
         """Yield what is trained, in order; the objective of the last phase predicts.
@@ -97,8 +61,6 @@ class BaseDeepClusterer(
     def _readout(self) -> str:
         """Where clusters come from: "head", the objective's `assign`; or "kmeans" of `embed`."""
         return "head"
-
-    _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
 
     def _check_unlabeled(self) -> None:
         """Raise ValueError if training cannot use unlabeled samples."""
@@ -164,7 +126,7 @@ class BaseDeepClusterer(
         TypeError
             If X is sparse, or holds objects that are no images.
 
-        skcc.data.ImageReadError
+        skcc.exceptions.ImageReadError
             If a file is missing or cannot be decoded; with ``on_error="warn"`` if none can. It is
             an OSError and a ValueError.
 
@@ -249,30 +211,31 @@ class BaseDeepClusterer(
 
     def _train(self, store, unlabeled, device, tasks, identity):
         """Train all phases; set the history, and return the last objective."""
-        run = phases.Run(
-            title=type(self).__name__,
-            settings=self.settings_,
-            augmentation=self._augmentation(),
-            device=device,
-            seed=distributed.compute_on_rank_zero(lambda: fitting.initial_seed(self, identity)),
-            global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
-            checkpoint_dir=self.checkpoint_dir,
-            identity=identity,
-            max_seconds=self.max_seconds,
-            cuda_graphs=bool(self.cuda_graphs),
-            sync_batchnorm=self.sync_batchnorm,
-            verbose=self._rank_verbose(),
-        )
         self._n_samples, self.history_, self._n_phases = len(store), [], 0
 
         def report(objective, history, n_phases):
             self.history_, self._n_phases = history, n_phases
             return tasks.end_epoch(lambda: self._fitted_snapshot(objective(), store))
 
-        objective, self.history_, self._n_phases = phases.train_phases(
-            self._phases_of_new_setup(store.shape),
-            run, store, unlabeled, begin=tasks.begin_epoch, report=report,
-        )  # fmt: skip
+        run = Run(
+            store=store,
+            unlabeled=unlabeled,
+            settings=self.settings_,
+            augmentation=fitting.augmentation_of(self),
+            device=device,
+            seed=distributed.compute_on_rank_zero(lambda: fitting.initial_seed(self, identity)),
+            begin=tasks.begin_epoch,
+            report=report,
+            identity=identity,
+            checkpoint_dir=self.checkpoint_dir,
+            max_seconds=self.max_seconds,
+            global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
+            cuda_graphs=bool(self.cuda_graphs),
+            sync_batchnorm=self.sync_batchnorm,
+            title=type(self).__name__,
+            verbose=self._rank_verbose(),
+        )
+        objective, self.history_, self._n_phases = run.train(self._phases_of_new_setup(store.shape))
         return objective
 
     def _rank_verbose(self):
@@ -290,9 +253,9 @@ class BaseDeepClusterer(
         self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
         self._order = np.arange(self.n_clusters)
         if self._readout() == "kmeans" or not has_assign(objective):
-            model = self._new_model(objective)
+            model = fitting.build_model(self, objective)
             self.cluster_centers_, self._variance = model.fit_k_means(store, self.n_clusters)
-        self._cache = _ModelCache(self._new_model(objective))
+        self._cache = _ModelCache(fitting.build_model(self, objective))
         return self._order_clusters_by_size(store)
 
     def _order_clusters_by_size(self, store):
@@ -303,7 +266,7 @@ class BaseDeepClusterer(
         self._order = np.argsort(-counts, kind="stable")
         if hasattr(self, "cluster_centers_"):
             self.cluster_centers_ = self.cluster_centers_[self._order]
-        self._cache = _ModelCache(self._new_model(model.objective))
+        self._cache = _ModelCache(fitting.build_model(self, model.objective))
         self.labels_ = store.scatter_to_input(p[:, self._order].argmax(axis=1), -1)
         return counts
 
@@ -343,7 +306,7 @@ class BaseDeepClusterer(
         return store.scatter_to_input(labels, -1)
 
     def predict_proba(self, X):
-        """Soft assignments of images to clusters.
+        """Compute soft assignments of images to clusters.
 
         Parameters
         ----------
@@ -353,9 +316,9 @@ class BaseDeepClusterer(
         Returns
         -------
         p : ndarray of shape (n_samples, n_clusters)
-            Float32; rows sum to one. With ``readout="kmeans"`` the posterior of a mixture of
-            equally likely Gaussians around the centres, of one spherical covariance. NaN for images
-            that could not be read, where ``on_error="warn"``.
+            Float32; rows sum to one. Where clusters are found by k-means, it is the posterior of a
+            mixture of equally likely Gaussians around the centres with one spherical covariance.
+            NaN for images that could not be read, where ``on_error="warn"``.
 
         Raises
         ------
@@ -369,7 +332,7 @@ class BaseDeepClusterer(
         return model.rows_of(store, model.assign)
 
     def transform(self, X):
-        """Features of images: the output of the backbone.
+        """Compute features of images, mostly the output of the backbone.
 
         Parameters
         ----------
@@ -379,8 +342,8 @@ class BaseDeepClusterer(
         Returns
         -------
         features : ndarray of shape (n_samples, n_features_out)
-            Float32. Compare them by cosine: it is their direction that training shapes. NaN for
-            images that could not be read, where ``on_error="warn"``.
+            Float32; compare them by cosine. NaN for images that could not be read, where
+            ``on_error="warn"``.
 
         Raises
         ------
@@ -422,14 +385,13 @@ class BaseDeepClusterer(
 
         Notes
         -----
-        Being adjusted for chance, it can be compared across `n_clusters`: clusters that cut
-        through a class are told apart less reliably from one view to the next, and clusters that
-        join two classes leave the border between them to chance. On scikit-learn's digits it was
-        largest at 10 clusters (docs/log.md). The margins are small, and a coarse partition that
-        is stable scores well too: take it as one witness among several. Where views are
-        not augmented they agree always, and the score says nothing.
+        Being adjusted for chance, scores can be compared across `n_clusters`: the two views of
+        an image agree less often where clusters divide a class or join two. On scikit-learn's
+        digits the score was largest at 10 clusters (docs/log.md). Differences are small, and a
+        coarse partition that is stable scores well too, so do not rely on it alone. Without
+        augmentation the views always agree, and the score means nothing.
         """
-        from sklearn.metrics import adjusted_mutual_info_score  # here, for the time that it takes
+        from sklearn.metrics import adjusted_mutual_info_score  # slow to import
 
         store, model = self._read_fitted(X), self._fitted_model()
         both = model.rows_of_two_views(store, lambda view: model.assign(view).argmax(dim=1))
@@ -455,55 +417,16 @@ class BaseDeepClusterer(
             with private_rng(0, device):
                 model = self._cache.model
                 if model is None or model.device != device:
-                    model = self._cache.model = self._new_model(self._rebuild_objective(device))
+                    objective = fitting.fitted_objective(self, device)
+                    model = self._cache.model = fitting.build_model(self, objective)
         model.dtype = settings.resolve_precision(self.precision, device)
-        return model
-
-    def _new_model(self, objective):
-        """A fitted model with the read-out of this estimator."""
-        n_augmented = 2 if objective.n_augmented is None else min(2, objective.n_augmented)
-        model = FittedModel(
-            objective,
-            Views(self._augmentation(), self.settings_["image_size"], 2, n_augmented),
-            callable(self._fitted_with["augment"]),
-            getattr(torch, self.settings_["precision"]),
-        )
-        centers = getattr(self, "cluster_centers_", None)
-        model.set_readout(self._order, centers, getattr(self, "_variance", None))
         return model
 
     def _objective(self):
         return self._fitted_model().objective
 
-    def _rebuild_objective(self, device):
-        objective = self._new_objective()
-        objective.load_state_dict({k: torch.tensor(v) for k, v in self.weights_.items()})
-        return objective.eval().to(device, memory_format=torch.channels_last)
-
     def _new_objective(self):
-        """An objective like the fitted one, with new weights."""
-        same = type(self)(**self._fitted_with)
-        same.settings_, same._n_samples = self.settings_, self._n_samples
-        built = same._phases_of_new_setup(self._format.shape)
-        *_, last = itertools.islice(built, self._n_phases)
-        last.objective.release()
-        return last.objective
-
-    def _augmentation(self):
-        augmentation = self._fitted_with["augment"]
-        if not callable(augmentation):
-            return AUGMENTATIONS[self.settings_["augment"]]
-        has_draw = hasattr(augmentation, "draw")
-        return augmentation if has_draw else CallableAugmentation(augmentation)
-
-    def _project(self, X, seed):
-        """Embeddings and soft assignments of two random views of every sample: (n, 2, d + k)."""
-        store, model = self._read_fitted(X), self._fitted_model()
-
-        def both(view):
-            return torch.cat([model.objective.project(view).float(), model.assign(view)], dim=1)
-
-        return model.rows_of_two_views(store, both, seed)
+        return fitting.new_objective(self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,12 +1,11 @@
-"""Several processes that train one model: who is who, and what they tell each other.
+"""Data-parallel training: ranks, and collective operations on tensors and plain values.
 
-Under ``torchrun`` each process (a rank) runs the same script. This file knows tensors, plain
-values and ranks, and nothing of losses, data or training. Alone, every function is an identity.
+Under ``torchrun`` each process (a rank) runs the same script. In a single process every function
+here is an identity.
 
-Objectives call `gather` on what their heads put out, so that losses see the whole batch; what each
-rank then computes is the same. Its gradients are exact: with L the loss of every rank, backward
-passes through `gather` as through one graph of all ranks whose loss is the sum of the L, and the
-averaging of `torch.nn.parallel.DistributedDataParallel` divides by their number.
+Objectives call `gather` on the outputs of their heads, so that losses see the whole batch and each
+rank computes the same loss. Gradients are exact: the backward pass of `gather` sums the gradients
+of all ranks, and `torch.nn.parallel.DistributedDataParallel` divides by their number.
 """
 
 import atexit
@@ -27,23 +26,23 @@ from torch import distributed as dist
 
 from skcc.exceptions import LostRankError, OtherRankError
 
-_TIMEOUT = timedelta(minutes=10)  # a rank that is killed is noticed at once, one that hangs then
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
-_batch: ContextVar[int] = ContextVar("batch")
+_TIMEOUT = timedelta(minutes=10)  # for ranks that hang; one that is killed is noticed at once
+_single: ContextVar[bool] = ContextVar("single_process", default=False)
+_batch_size: ContextVar[int] = ContextVar("global_batch_size")
 
 
-# -- who is who -----------------------------------------------------------------------------
+# -- ranks ---------------------------------------------------------------------------------
 
 
 def world_size() -> int:
-    """How many processes work together.
+    """Number of processes in the group.
 
     Returns
     -------
     size : int
         1 without ``torchrun``, and inside `single_process`.
     """
-    if _alone.get() or not dist.is_available():
+    if _single.get() or not dist.is_available():
         return 1
     if dist.is_initialized():
         return dist.get_world_size()
@@ -51,7 +50,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Which of them this is.
+    """Rank of this process.
 
     Returns
     -------
@@ -64,12 +63,12 @@ def rank() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that writes and prints.
+    """Whether this process writes and prints.
 
     Returns
     -------
     answer : bool
-        True of rank 0, and of a process that is alone.
+        True for rank 0 and for a single process.
 
     Examples
     --------
@@ -81,27 +80,27 @@ def is_rank_zero() -> bool:
 
 
 def is_local_rank_zero() -> bool:
-    """Whether this is the process that writes what all of its machine read.
+    """Whether this process writes files that all ranks of its machine read.
 
     Returns
     -------
     answer : bool
-        True of one process per machine; of all where nothing says on which they are.
+        True for one process per machine; for all where ``LOCAL_RANK`` is not set.
     """
     return world_size() == 1 or int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def _launched():
-    """Whether torchrun started this very process, not one that it started itself."""
+    """Whether torchrun started this process; false in its child processes."""
     main = multiprocessing.current_process().name == "MainProcess"
     return main and dist.is_torchelastic_launched()
 
 
 @contextlib.contextmanager
 def single_process() -> Iterator[None]:
-    """Let this process compute by itself what is inside, as if there were no others.
+    """Compute without the other ranks, as if there were none.
 
-    For what not every rank does, such as predicting on rank 0 only.
+    For code that not every rank runs, such as predicting on rank 0 only.
 
     Examples
     --------
@@ -110,22 +109,22 @@ def single_process() -> Iterator[None]:
     ...     distributed.world_size()
     1
     """
-    token = _alone.set(True)
+    token = _single.set(True)
     try:
         yield
     finally:
-        _alone.reset(token)
+        _single.reset(token)
 
 
 def init_process_group() -> None:
-    """Meet the other processes that ``torchrun`` started; a rank with a GPU takes its own.
+    """Join the processes that ``torchrun`` started; each rank gets a GPU of its own.
 
-    A group that the script has made already is used as it is.
+    A process group that the script has initialised is used as it is.
 
     Raises
     ------
     LostRankError
-        If they do not all come.
+        If not all of them join.
     """
     if world_size() == 1 or dist.is_initialized():
         return
@@ -144,7 +143,7 @@ def _leave():
 
 @contextlib.contextmanager
 def _watched():
-    """Say in words what it means if a collective operation fails."""
+    """Raise LostRankError if a collective operation fails."""
     try:
         yield
     except RuntimeError as error:
@@ -153,12 +152,12 @@ def _watched():
 
 @contextlib.contextmanager
 def raise_lost_rank() -> Iterator[None]:
-    """Say in words what it means if operations of PyTorch's own fail to reach other processes.
+    """Raise LostRankError if communication inside PyTorch fails, as in a backward pass.
 
     Raises
     ------
     LostRankError
-        In place of PyTorch's errors of communication; others pass.
+        In place of PyTorch's communication errors; other errors pass.
     """
     try:
         yield
@@ -172,10 +171,10 @@ def raise_lost_rank() -> Iterator[None]:
 def _lost(error):
     if isinstance(error, LostRankError):
         return error
-    said = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
+    reason = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
     return LostRankError(
         f"rank {rank()} of {world_size()} has lost another one, which ended or does not answer: "
-        f"{said}. Its own messages say why. Start all again; with a "
+        f"{reason}. Its own messages say why. Start all again; with a "
         "checkpoint_dir training then goes on where it was."
     )
 
@@ -184,17 +183,17 @@ def _lost(error):
 
 
 def all_gather_object(value: object) -> list:
-    """Plain values of all processes.
+    """Gather a plain value of each process.
 
     Parameters
     ----------
     value : object
-        What JSON can hold; that of this process.
+        Value of this process; it must be valid JSON.
 
     Returns
     -------
     values : list
-        By rank, as JSON gives them back.
+        By rank, after a round trip through JSON.
 
     Raises
     ------
@@ -214,17 +213,17 @@ def all_gather_object(value: object) -> list:
 
 
 def merge_dicts(entries: dict[int, str]) -> dict[int, str]:
-    """What all processes have noted.
+    """Join the dicts of all processes.
 
     Parameters
     ----------
     entries : dict of int to str
-        What this one has.
+        Of this process.
 
     Returns
     -------
     entries : dict of int to str
-        The same for all, by number.
+        The same on all processes, sorted by key.
     """
     if world_size() == 1:
         return entries
@@ -233,68 +232,68 @@ def merge_dicts(entries: dict[int, str]) -> dict[int, str]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether something is so for at least one process.
+    """Whether a flag is set on at least one process.
 
     Parameters
     ----------
     flag : bool
-        Whether it is for this one.
+        Of this process.
 
     Returns
     -------
     answer : bool
-        The same for all.
+        The same on all processes.
     """
     return any(all_gather_object(bool(flag)))
 
 
 def all_ranks(flag: bool) -> bool:
-    """Whether something is so for all processes.
+    """Whether a flag is set on all processes.
 
     Parameters
     ----------
     flag : bool
-        Whether it is for this one.
+        Of this process.
 
     Returns
     -------
     answer : bool
-        The same for all.
+        The same on all processes.
     """
     return all(all_gather_object(bool(flag)))
 
 
 @contextlib.contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """Make an error of one process one of all, so that no other waits for it.
+    """Raise on all processes if the block raises on one, so that no process waits forever.
 
-    Inside, nothing may be communicated.
+    The block must not communicate.
 
     Raises
     ------
     OtherRankError
-        If what is inside failed in another process; its own error where it failed.
+        If the block failed on another process; where it failed, its own error.
     """
     own = None
     try:
         yield
     except Exception as error:
         own = error
-    said = all_gather_object(own and f"{type(own).__name__}: {own}")
+    messages = all_gather_object(own and f"{type(own).__name__}: {own}")
     if own is not None:
         raise own
-    for number, message in enumerate(said):
+    for number, message in enumerate(messages):
         if message:
             raise OtherRankError(f"rank {number}: {message}")
 
 
 def compute_on_rank_zero(function: Callable[[], object]) -> object:
-    """Let the first process do something, and all have the result.
+    """Call a function on rank 0, and send its result to all ranks.
 
     Parameters
     ----------
     function : callable
-        Gives tensors and plain values, in dicts and lists; called on rank 0 only.
+        Returns tensors and plain values, in dicts and lists.
 
     Returns
     -------
@@ -304,7 +303,7 @@ def compute_on_rank_zero(function: Callable[[], object]) -> object:
     Raises
     ------
     OtherRankError
-        If it fails; on rank 0 its own error.
+        If the function fails; on rank 0 its own error.
     """
     if world_size() == 1:
         return function()
@@ -351,42 +350,42 @@ def check_same_on_all_ranks(identity: dict[str, object]) -> None:
 
 
 def rank_slice(n: int, block: int = 1) -> range:
-    """Which of n things are this process's.
+    """Rows of a batch or data set that belong to this process.
 
     Parameters
     ----------
     n : int
-        How many there are.
+        Number of rows.
 
     block : int, default=1
-        How many stay together.
+        Rows that stay together.
 
     Returns
     -------
-    part : range
-        In order of the ranks, the numbers of blocks differing by at most one; with blocks of one
-        as `torch.tensor_split` cuts.
+    rows : range
+        Contiguous, in the order of the ranks. The numbers of blocks differ by at most one; blocks
+        of one row are split as by `torch.tensor_split`.
     """
     ends = _ends(n, block)
     return range(ends[rank()], ends[rank() + 1])
 
 
 def _ends(n, block=1):
-    """Where the parts of all processes begin, and where the last one ends."""
+    """Boundaries of the slices of all processes."""
     each, more = divmod(-(-n // block), world_size())
     return [min(n, block * (each * i + min(i, more))) for i in range(world_size() + 1)]
 
 
 def all_gather_rows(rows: Tensor, n: int, block: int = 1) -> Tensor:
-    """The rows of all processes, without gradient.
+    """Concatenate the rows of all processes, without gradient.
 
     Parameters
     ----------
     rows : Tensor of shape (len(rank_slice(n, block)), ...)
-        Those of this process.
+        Of this process.
 
     n : int
-        How many there are in all.
+        Number of rows of all processes.
 
     block : int, default=1
         As in `rank_slice`.
@@ -415,14 +414,48 @@ def _padded(rows, size):
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
 
 
-def all_gather(tensor):
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """Gather a tensor of one shape from all processes.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of this process.
+
+    Returns
+    -------
+    tensors : list of Tensor
+        By rank.
+
+    Raises
+    ------
+    LostRankError
+        If a process is lost.
+    """
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     with _watched():
         dist.all_gather(parts, tensor, group=_group(tensor.device))
     return parts
 
 
-def all_reduce(tensor):
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of this process.
+
+    Returns
+    -------
+    tensor : Tensor
+        The same one.
+
+    Raises
+    ------
+    LostRankError
+        If a process is lost.
+    """
     with _watched():
         dist.all_reduce(tensor, group=_group(tensor.device))
     return tensor
@@ -432,7 +465,7 @@ _cpu_group = None
 
 
 def _group(device):
-    """Of processes that can send what is on the device; the script's own group may be NCCL's."""
+    """A group that can send tensors of a device; None is the default group."""
     global _cpu_group
     if device.type != "cpu" or dist.get_backend() != "nccl":
         return None
@@ -443,22 +476,22 @@ def _group(device):
 
 @contextlib.contextmanager
 def global_batch_size(n: int) -> Iterator[None]:
-    """Tell `gather` how many rows the batch has that all processes share.
+    """Set the number of rows of the batch that `gather` collects.
 
     Parameters
     ----------
     n : int
         Rows of the whole batch; each process has its `rank_slice`.
     """
-    token = _batch.set(n)
+    token = _batch_size.set(n)
     try:
         yield
     finally:
-        _batch.reset(token)
+        _batch_size.reset(token)
 
 
 def gather(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The whole batch from the part of each process; gradients go back to where rows came from.
+    """Gather the whole batch from the slices of all processes, with exact gradients.
 
     Parameters
     ----------
@@ -468,7 +501,7 @@ def gather(*tensors: Tensor) -> tuple[Tensor, ...]:
     Returns
     -------
     tensors : tuple of Tensor of shape (n, ...)
-        Rows of all, in the order of the batch; the same on every process.
+        Rows of all processes, in the order of the batch; the same on every process.
 
     Raises
     ------
@@ -477,19 +510,21 @@ def gather(*tensors: Tensor) -> tuple[Tensor, ...]:
 
     Notes
     -----
-    Gathering without gradient and putting one's own rows back, as often seen, gives wrong
-    gradients: what a row does to the losses of others is lost.
+    Gathering without gradient and putting one's own rows back, as is often done, gives wrong
+    gradients: the effect of a row on the losses of other ranks is lost.
     """
     if world_size() == 1:
         return tensors
     whole: list = [None] * len(tensors)
     for dtype in dict.fromkeys(t.dtype for t in tensors):  # one message per type
-        places = [i for i, t in enumerate(tensors) if t.dtype == dtype]
+        of_dtype = [i for i, t in enumerate(tensors) if t.dtype == dtype]
         flat = torch.cat([tensors[i].flatten(1) if tensors[i].ndim > 1 else tensors[i][:, None]
-                          for i in places], dim=1)  # fmt: skip
-        rows = _Gather.apply(flat, _batch.get())
-        widths = [tensors[i][:1].numel() if len(tensors[i]) else _width(tensors[i]) for i in places]
-        for i, columns in zip(places, rows.split(widths, dim=1), strict=True):
+                          for i in of_dtype], dim=1)  # fmt: skip
+        rows = _Gather.apply(flat, _batch_size.get())
+        widths = [
+            tensors[i][:1].numel() if len(tensors[i]) else _width(tensors[i]) for i in of_dtype
+        ]
+        for i, columns in zip(of_dtype, rows.split(widths, dim=1), strict=True):
             whole[i] = columns.reshape(-1, *tensors[i].shape[1:])
     return tuple(whole)
 
@@ -499,7 +534,7 @@ def _width(tensor):
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation of rows over the processes."""
+    """Concatenate rows over the processes; the backward pass sums over ranks and slices."""
 
     @staticmethod
     def forward(ctx, rows, n):
@@ -510,7 +545,3 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, gradient):
         mine = rank_slice(ctx.n)
         return all_reduce(gradient.clone())[mine.start : mine.stop], None
-
-
-# -- batch normalisation --------------------------------------------------------------------
-

@@ -1,6 +1,8 @@
-"""What `fit` does around training: reading X, checks across processes, the set-up, warnings."""
+"""What estimators do around training: read X, compare processes, build networks, warn."""
 
 import copy
+import dataclasses
+import itertools
 import math
 from numbers import Integral
 
@@ -12,10 +14,11 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 
 from skcc import data, distributed
+from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
 from skcc.exceptions import warn
-from skcc.inference import warn_about_invalid
-from skcc.objective import Setup
+from skcc.inference import FittedModel, warn_about_invalid
+from skcc.objective import Objective, Setup
 from skcc.persistence import plain_value
 from skcc.training import phases, settings
 from skcc.training.checkpoint import fingerprint
@@ -25,7 +28,7 @@ COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
 
 def read_samples(
     estimator, X, *, known: data.Format | None = None, device: torch.device | None = None
-) -> tuple[data.Store, data.Format]:
+) -> tuple[data.SampleStore, data.Format]:
     """Read X into a store, with scikit-learn's checks of tables and feature names.
 
     Parameters
@@ -34,36 +37,42 @@ def read_samples(
         Gets ``n_features_in_`` and ``feature_names_in_`` when fitting.
 
     X : array-like, tensor, str, Path or list
-        What the user gave.
+        Images or vectors, as given to `fit`.
 
     known : Format or None, default=None
-        What `fit` learned; None when fitting.
+        Format that `fit` learned; None when fitting.
 
     device : torch.device or None, default=None
-        Where training runs, when fitting.
+        Device of training, when fitting.
 
     Returns
     -------
-    store : Store
-        The samples.
+    store : SampleStore
+        Samples.
 
     fmt : Format
-        What they are like.
+        Format of the samples.
     """
-    X = data.resolve(X)
-    table = data.is_table(X)
-    if table and known is not None and known.is_image:
-        _check_is_batch(X, known.shape)
-    sources = not table and data.holds_sources(X)
-    if table or (sources and len(getattr(X, "shape", ())) == 2):  # a column of paths has a name
-        X = validate_data(estimator, X, reset=known is None, dtype=None, skip_check_array=sources)
+    source = data.resolve(X)
+    is_table, is_path_column = source.kind == "table", source.kind == "path column"
+    if is_table and known is not None and known.is_image:
+        _check_is_batch(source.value, known.shape)
+    if is_table or is_path_column:  # frames have feature names
+        checked = validate_data(
+            estimator,
+            source.value,
+            reset=known is None,
+            dtype=None,
+            skip_check_array=is_path_column,
+        )
+        source = dataclasses.replace(source, value=checked)
 
     def stored_side(short):
         view = estimator.image_size or settings.image_side(short, device)
         return settings.stored_side(short, view)
 
     store, fmt = data.read(
-        X,
+        source,
         image_shape=estimator.image_shape,
         side=stored_side,
         known=known,
@@ -71,8 +80,9 @@ def read_samples(
         cache_dir=estimator.cache_dir,
         on_error=estimator.on_error,
     )
-    if known is None and not table:
-        estimator.n_features_in_ = 1 if sources else fmt.n_features
+    if known is None and not is_table:
+        is_files = is_path_column or source.kind == "files"
+        estimator.n_features_in_ = 1 if is_files else fmt.n_features
     return store, fmt
 
 
@@ -241,6 +251,95 @@ def build_setup(estimator, shape: tuple[int, ...]) -> Setup:
     view_shape = (shape[-1], *size) if size else tuple(shape)
     n_features = _feature_width(backbone, view_shape)
     return Setup(backbone, n_features, view_shape, estimator._n_samples)
+
+
+def augmentation_of(estimator):
+    """The augmentation that an estimator was fitted with.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        With resolved settings.
+
+    Returns
+    -------
+    augmentation : object
+        One of `skcc.augment`.
+    """
+    augmentation = estimator._fitted_with["augment"]
+    if not callable(augmentation):
+        return AUGMENTATIONS[estimator.settings_["augment"]]
+    has_draw = hasattr(augmentation, "draw")
+    return augmentation if has_draw else CallableAugmentation(augmentation)
+
+
+def build_model(estimator, objective: Objective) -> FittedModel:
+    """Join a trained objective and the read-out of an estimator.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        With the attributes of the read-out.
+
+    objective : Objective
+        Trained, on its device.
+
+    Returns
+    -------
+    model : FittedModel
+        Ready to predict.
+    """
+    n_augmented = 2 if objective.n_augmented is None else min(2, objective.n_augmented)
+    views = Views(augmentation_of(estimator), estimator.settings_["image_size"], 2, n_augmented)
+    draws = callable(estimator._fitted_with["augment"])
+    dtype = getattr(torch, estimator.settings_["precision"])
+    model = FittedModel(objective, views, draws, dtype)
+    centers = getattr(estimator, "cluster_centers_", None)
+    model.set_readout(estimator._order, centers, getattr(estimator, "_variance", None))
+    return model
+
+
+def new_objective(estimator) -> Objective:
+    """Build an objective like the fitted one, with new weights.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Fitted, or with the state of a file.
+
+    Returns
+    -------
+    objective : Objective
+        Released, so that it has the parameters and buffers that predicting needs.
+    """
+    same = type(estimator)(**estimator._fitted_with)
+    same.settings_, same._n_samples = estimator.settings_, estimator._n_samples
+    phases_of = same._phases_of_new_setup(estimator._format.shape)
+    *_, last = itertools.islice(phases_of, estimator._n_phases)
+    last.objective.release()
+    return last.objective
+
+
+def fitted_objective(estimator, device: torch.device) -> Objective:
+    """Build the fitted objective from the weights of an estimator.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Fitted.
+
+    device : torch.device
+        Where it is needed.
+
+    Returns
+    -------
+    objective : Objective
+        In evaluation mode.
+    """
+    objective = estimator._new_objective()
+    weights = {name: torch.tensor(value) for name, value in estimator.weights_.items()}
+    objective.load_state_dict(weights)
+    return objective.eval().to(device, memory_format=torch.channels_last)
 
 
 def backbone_weights(estimator) -> dict[str, np.ndarray]:

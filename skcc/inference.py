@@ -108,7 +108,8 @@ class FittedModel:
             Float32.
         """
         view = view or self.views.plain
-        return sweep(self.objective, store, function, view=view, dtype=self.dtype).numpy()
+        rows = sweep(self.objective, store, function, view=view, dtype=self.dtype)
+        return rows.float().numpy()
 
     def rows_of(self, store: Store, function: Callable) -> np.ndarray:
         """Apply a function of plain views to all images of X.

@@ -1,4 +1,4 @@
-"""Parameters that all estimators share: declared, documented and checked once."""
+"""Parameters and attributes that all estimators share: declared, documented, checked once."""
 
 import dataclasses
 import inspect
@@ -20,7 +20,7 @@ from skcc.validation import check_choice, check_integer, check_real
 @dataclass_transform(kw_only_default=True)
 @dataclass(eq=False, repr=False, kw_only=True)
 class SharedParameters(BaseEstimator):
-    """Parameters of every estimator.
+    """Parameters, and documentation of the attributes, of every estimator.
 
     Each subclass becomes a keyword-only dataclass: it declares and documents its own parameters,
     and those of its bases join its signature and its docstring.
@@ -106,6 +106,39 @@ class SharedParameters(BaseEstimator):
 
     verbose : int, default=0
         0 is silent, 1 shows the progress of training.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        Cluster of each training image. Clusters are numbered by size, the largest is 0. Images
+        that could not be read have -1.
+
+    invalid_ : list of (int, str)
+        Index and reason of each training image that could not be read.
+
+    n_iter_ : int
+        Epochs of training.
+
+    history_ : list of dict
+        Mean loss terms of each epoch, weighted.
+
+    settings_ : dict
+        What every "auto" came to.
+
+    image_shape_ : tuple of (int, int, int) or None
+        Height, width and channels at which images are stored; None for vectors.
+
+    weights_ : dict of str to ndarray
+        The fitted network.
+
+    cluster_centers_ : ndarray of shape (n_clusters, n_features_out)
+        Centres in the space of normalised features; only where clusters are found by k-means.
+
+    n_features_in_ : int
+        Numbers per image, or columns of the table; 1 for files and PIL images.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns of X, if it has any that are strings.
     """
 
     n_clusters: int = field(default=8, kw_only=False)

@@ -1,10 +1,10 @@
-"""How alike views, instances and clusters are, as training goes on.
+"""Cosine similarities of positive and negative pairs during training.
 
-These are the four curves of the qualitative study of Contrastive Clustering (Li et al., AAAI 2021,
-figure 3).
+They are the four curves of figure 3 of Contrastive Clustering (Li et al., AAAI 2021).
 """
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
@@ -12,11 +12,12 @@ PAIRS = ("positive instances", "negative instances", "positive clusters", "negat
 
 
 def pair_similarity(z, p, *, batch_size=256, random_state=None) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of the cosines that training raises and lowers.
+    """Mean and standard deviation of the cosine similarities of positive and negative pairs.
 
-    Positive pairs of instances are two views of one image, negative ones views of different images;
-    positive pairs of clusters are the columns of the assignments of both views for one cluster,
-    negative ones those of different clusters. As in training, pairs are made within batches.
+    A positive pair of instances is two views of one image, a negative pair two views of different
+    images. A positive pair of clusters is the two columns of the assignments, one per view, of one
+    cluster; a negative pair is two columns of different clusters. Pairs are formed within batches,
+    as in training.
 
     Parameters
     ----------
@@ -24,18 +25,19 @@ def pair_similarity(z, p, *, batch_size=256, random_state=None) -> dict[str, tup
         Embeddings of two views of each image.
 
     p : array-like of shape (n_samples, 2, n_clusters)
-        Soft assignments of them.
+        Soft assignments of the two views.
 
     batch_size : int, default=256
-        Most samples of a batch; as in training, an epoch is cut into equal batches.
+        Approximate number of samples per batch; batches have nearly equal sizes.
 
     random_state : int, RandomState instance or None, default=None
-        Order of the samples.
+        Seed of the order of the samples.
 
     Returns
     -------
     similarity : dict of str to (float, float)
-        By `PAIRS`. With one cluster, negative clusters are NaN.
+        Mean and standard deviation for each name in `PAIRS`. NaN for "negative clusters" if there
+        is one cluster only.
 
     Raises
     ------
@@ -46,116 +48,116 @@ def pair_similarity(z, p, *, batch_size=256, random_state=None) -> dict[str, tup
     if z.ndim != 3 or p.ndim != 3 or z.shape[1] != 2 or p.shape[1] != 2 or len(z) < 2:
         raise ValueError(
             "z and p must have shapes (n_samples, 2, n_dimensions) and (n_samples, 2, n_clusters), "
-            f"with two samples at least; got {z.shape} and {p.shape}"
+            f"with at least two samples; got {z.shape} and {p.shape}"
         )
     check_consistent_length(z, p)
     order = check_random_state(random_state).permutation(len(z))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in PAIRS}
-    for batch in np.array_split(order, max(1, len(z) // batch_size)):
-        of_batch = (*_cosines(z[batch]), *_cosines(p[batch].transpose(2, 1, 0)))
-        for name, cosines in zip(PAIRS, of_batch, strict=True):
-            found[name].append(cosines)
-    joined = {name: np.concatenate(cosines) for name, cosines in found.items()}
+    by_batch = [
+        (*_cosines(z[batch]), *_cosines(p[batch].transpose(2, 1, 0)))
+        for batch in np.array_split(order, max(1, len(z) // batch_size))
+    ]
+    cosines = [np.concatenate(batches) for batches in zip(*by_batch, strict=True)]
     return {
-        name: (float(cosines.mean()), float(cosines.std())) if len(cosines) else (np.nan, np.nan)
-        for name, cosines in joined.items()
+        name: (float(values.mean()), float(values.std())) if len(values) else (np.nan, np.nan)
+        for name, values in zip(PAIRS, cosines, strict=True)
     }
 
 
 def _cosines(x):
-    """Cosines of positive and of negative pairs of rows of x, of shape (m, 2, d)."""
+    """Cosine similarities of the positive and the negative pairs of x, of shape (m, 2, d)."""
     x = x / np.linalg.norm(x, axis=2, keepdims=True).clip(1e-12)
     a, b = x[:, 0], x[:, 1]
     across, upper = a @ b.T, np.triu_indices(len(x), 1)
-    others = ~np.eye(len(x), dtype=bool)
-    return np.diag(across), np.concatenate([across[others], (a @ a.T)[upper], (b @ b.T)[upper]])
+    off_diagonal = ~np.eye(len(x), dtype=bool)
+    negatives = [across[off_diagonal], (a @ a.T)[upper], (b @ b.T)[upper]]
+    return np.diag(across), np.concatenate(negatives)
 
 
 class SimilarityMonitor:
-    """A callback that measures `pair_similarity` after each epoch; give it to `set_callbacks`.
+    """Callback for `set_callbacks` that computes `pair_similarity` after each epoch.
 
     Parameters
     ----------
     random_state : int, default=0
-        Seed of the views and of the batches; both are the same after every epoch.
+        Seed of the views and of the batches, which are the same after each epoch.
 
     Attributes
     ----------
     similarity_ : list of dict of str to (float, float)
-        One entry per epoch, by `PAIRS`.
+        Results of `pair_similarity`, one per epoch.
     """
 
     def __init__(self, random_state=0):
         self.random_state = random_state
 
     def setup(self, estimator, context):
-        """Begin anew.
+        """Reset `similarity_` at the beginning of a fit.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task of its fit.
+            Context of the fit.
         """
         self.similarity_ = []
 
     def teardown(self, estimator, context):
-        """Nothing is left to be done.
+        """Do nothing at the end of a fit; required by the protocol.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Was fitted.
+            The estimator that was fitted.
 
         context : sklearn.callback.CallbackContext
-            The task of its fit.
+            Context of the fit.
         """
 
     def on_fit_task_begin(self, estimator, context):
-        """Nothing is measured at the beginning of a task.
+        """Do nothing at the beginning of a task; required by the protocol.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task.
+            Context of the task.
         """
 
     def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
-        """Measure at the end of an epoch.
+        """Append to `similarity_` at the end of an epoch.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task; anything but an epoch is passed over.
+            Context of the task; tasks other than epochs are ignored.
 
         X : object
-            What `fit` was given.
+            The argument of `fit`.
 
         fitted_estimator : BaseDeepClusterer
-            As if training had ended now.
+            The estimator in the state after this epoch.
         """
         if context.task_name == "epoch":
             self.similarity_.append(similarity_of(fitted_estimator, X, self.random_state))
 
 
 def similarity_of(estimator, X, random_state: int) -> dict[str, tuple[float, float]]:
-    """`pair_similarity` of a fitted estimator on images.
+    """Compute `pair_similarity` of a fitted estimator on images.
 
     Parameters
     ----------
     estimator : BaseDeepClusterer
-        Fitted.
+        A fitted estimator.
 
     X : array-like, tensor, str, Path or list
-        Images as in its `fit`.
+        Images, as in `fit`.
 
     random_state : int
         Seed of the views and of the batches.
@@ -163,11 +165,14 @@ def similarity_of(estimator, X, random_state: int) -> dict[str, tuple[float, flo
     Returns
     -------
     similarity : dict of str to (float, float)
-        Mean and standard deviation by `PAIRS`.
+        Mean and standard deviation for each name in `PAIRS`.
     """
-    rows = estimator._project(X, random_state)
-    p = rows[..., -estimator.n_clusters :]
-    size = estimator.settings_["batch_size"]
-    return pair_similarity(
-        rows[..., : -estimator.n_clusters], p, batch_size=size, random_state=random_state
-    )
+    store, model = estimator._read_fitted(X), estimator._fitted_model()
+
+    def project_and_assign(view):
+        return torch.cat([model.objective.project(view).float(), model.assign(view)], dim=1)
+
+    z_and_p = model.rows_of_two_views(store, project_and_assign, random_state)
+    k, size = estimator.n_clusters, estimator.settings_["batch_size"]
+    z, p = z_and_p[..., :-k], z_and_p[..., -k:]
+    return pair_similarity(z, p, batch_size=size, random_state=random_state)

@@ -6,6 +6,7 @@ Its abstract says what is contrasted with what; the formulas are ours, and so ar
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,35 @@ class ViewOutput:
         self.probability = F.softmax(self.logits, dim=-1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TwinContrastSettings:
+    """Hyper-parameters of the objective; see `TwinContrastClustering`."""
+
+    n_clusters: int
+    n_heads: int
+    n_epochs: int  # during which the noise of the samples fades
+    batch_size: int  # unit of `instance_queue`
+    projection_dim: int
+    conditioned: bool
+    symmetric: bool
+    instance_temperature: float
+    cluster_temperature: float
+    assignment_temperature: float
+    gumbel_temperature: float
+    gumbel_noise: float
+    momentum: float
+    instance_queue: int
+    cluster_queue: int
+    prior: str | None
+    prior_weight: float
+    membership: str
+    cluster_gradient: str
+    instance_weight: float
+    cluster_weight: float
+    entropy_weight: float
+    augmented_views: int = 2
+
+
 class TwinContrastObjective(Objective):
     """The two tracks of Twin-Contrast Clustering and their losses.
 
@@ -122,117 +152,54 @@ class TwinContrastObjective(Objective):
     setup : Setup
         Backbone and its width.
 
-    n_clusters : int
-        Width of the assignments.
-
-    n_heads, augmented_views : int
-        See `TwinContrastClustering`.
-
-    n_epochs : int
-        During which the noise of the samples fades.
-
-    batch_size : int
-        Most samples per step; the unit of `instance_queue`.
-
-    projection_dim, conditioned, symmetric : int, bool, bool
-        See `TwinContrastClustering`.
-
-    instance_temperature, cluster_temperature : float
-        See `TwinContrastClustering`.
-
-    assignment_temperature, gumbel_temperature, gumbel_noise, momentum : float
-        See `TwinContrastClustering`.
-
-    instance_queue, cluster_queue : int
-        See `TwinContrastClustering`.
-
-    prior, prior_weight, membership, cluster_gradient : str or None, float, str, str
-        See `TwinContrastClustering`.
-
-    instance_weight, cluster_weight, entropy_weight : float
-        See `TwinContrastClustering`.
+    settings : TwinContrastSettings
+        Hyper-parameters.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        n_clusters: int,
-        *,
-        n_heads: int,
-        n_epochs: int,
-        batch_size: int,
-        projection_dim: int,
-        conditioned: bool,
-        symmetric: bool,
-        instance_temperature: float,
-        cluster_temperature: float,
-        assignment_temperature: float,
-        gumbel_temperature: float,
-        gumbel_noise: float,
-        momentum: float,
-        instance_queue: int,
-        cluster_queue: int,
-        prior: str | None,
-        prior_weight: float,
-        membership: str,
-        cluster_gradient: str,
-        instance_weight: float,
-        cluster_weight: float,
-        entropy_weight: float,
-        augmented_views: int = 2,
-    ):
+    def __init__(self, setup: Setup, settings: TwinContrastSettings):
         super().__init__()
-        self.n_augmented = augmented_views
-        n_features = self.n_embedding = setup.n_features
+        self.settings, self.n_embedding = settings, setup.n_features
+        self.n_augmented = settings.augmented_views
         self.network = AssignedFeatures(
             setup.backbone,
-            n_features,
-            n_clusters,
-            n_heads=n_heads,
-            projection_dim=projection_dim,
-            assignment_temperature=assignment_temperature,
-            conditioned=conditioned,
+            setup.n_features,
+            settings.n_clusters,
+            n_heads=settings.n_heads,
+            projection_dim=settings.projection_dim,
+            assignment_temperature=settings.assignment_temperature,
+            conditioned=settings.conditioned,
         )
         self.twin = copy.deepcopy(self.network).requires_grad_(False)
-        directions = 2 if symmetric else 1
-        n_keys = instance_queue * batch_size * directions
-        self.keys = Queue(n_keys, (projection_dim,))
+        directions, n_heads = 2 if settings.symmetric else 1, settings.n_heads
+        n_keys = settings.instance_queue * settings.batch_size * directions
+        self.keys = Queue(n_keys, (settings.projection_dim,))
         self.key_indices = Queue(n_keys, fill=-1, dtype=torch.long)
-        self.past = Queue(cluster_queue * directions, (n_heads, n_clusters, n_features))
-        noise = torch.zeros(2 * directions, NOISE_ROWS, n_clusters)
+        shape = (n_heads, settings.n_clusters, setup.n_features)
+        self.past = Queue(settings.cluster_queue * directions, shape)
+        noise = torch.zeros(2 * directions, NOISE_ROWS, settings.n_clusters)
         self.register_buffer("noise", noise, persistent=False)
-        noise_shifts = torch.arange(n_heads)[:, None] * (NOISE_ROWS // n_heads)
+        shifts = torch.arange(n_heads)[:, None] * (NOISE_ROWS // n_heads)
+        self.register_buffer("shifts", shifts, persistent=False)
         self.register_buffer("head_loss", torch.zeros(n_heads))
-        self.register_buffer("shifts", noise_shifts, persistent=False)
-        self.n_epochs = n_epochs
-        self.instance_temperature = instance_temperature
-        self.cluster_temperature = cluster_temperature
-        self.gumbel_temperature = gumbel_temperature
-        self.gumbel_noise = gumbel_noise
-        self.momentum = momentum
-        self.prior = prior
-        self.prior_weight = prior_weight
-        self.membership = membership
-        self.cluster_gradient = cluster_gradient
-        self.symmetric = symmetric
-        self.instance_weight = instance_weight
-        self.cluster_weight = cluster_weight
-        self.entropy_weight = entropy_weight
         self._fresh = []
 
     def before_epoch(self, epoch):
         uniform = torch.rand(self.noise.shape, generator=epoch.generator)
         uniform.clamp_(torch.finfo(uniform.dtype).tiny, 1 - torch.finfo(uniform.dtype).eps / 2)
         gumbel = -(-uniform.log()).log()
-        self.noise.copy_(gumbel * (self.gumbel_noise * (1 - epoch.number / self.n_epochs)))
+        self.noise.copy_(
+            gumbel * (self.settings.gumbel_noise * (1 - epoch.number / self.settings.n_epochs))
+        )
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         seen, keys = self._see(views, index)
         terms = self._instance_losses(seen, keys, index)
-        if self.cluster_weight:
+        if self.settings.cluster_weight:
             contrast, entropy = self._cluster_losses(seen, keys)
-            terms["cluster"] = self.cluster_weight * contrast.mean()
-            terms["entropy"] = self.cluster_weight * self.entropy_weight * entropy.mean()
+            terms["cluster"] = self.settings.cluster_weight * contrast.mean()
+            terms["entropy"] = (
+                self.settings.cluster_weight * self.settings.entropy_weight * entropy.mean()
+            )
         return terms
 
     def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
@@ -240,24 +207,24 @@ class TwinContrastObjective(Objective):
 
     def _see(self, views, index):
         """What the network and the twin see in each direction."""
-        pairs = [views, views[::-1]] if self.symmetric else [views]
+        pairs = [views, views[::-1]] if self.settings.symmetric else [views]
         noise = self.noise[:, (index + self.shifts) % NOISE_ROWS]
         seen, keys = [], []
         for (a, b), noise_a, noise_b in zip(pairs, noise[::2], noise[1::2], strict=True):
-            seen.append(ViewOutput(self.network, a, noise_a, self.gumbel_temperature))
+            seen.append(ViewOutput(self.network, a, noise_a, self.settings.gumbel_temperature))
             with torch.no_grad():
-                keys.append(ViewOutput(self.twin, b, noise_b, self.gumbel_temperature))
+                keys.append(ViewOutput(self.twin, b, noise_b, self.settings.gumbel_temperature))
         return seen, keys
 
     def _instance_losses(self, seen, keys, index):
         """Of the evidence lower bound: contrast, and divergence of assignments from a prior."""
         terms = {}
-        if self.instance_weight:
+        if self.settings.instance_weight:
             contrast = self._instance_contrast(seen, keys, index)
-            terms["instance"] = self.instance_weight * _mean(contrast)
-        if self.prior is not None:
+            terms["instance"] = self.settings.instance_weight * _mean(contrast)
+        if self.settings.prior is not None:
             divergence = map(self._divergence, seen, keys)
-            terms["prior"] = self.prior_weight * _mean(divergence)
+            terms["prior"] = self.settings.prior_weight * _mean(divergence)
         return terms
 
     def _instance_contrast(self, seen, keys, index):
@@ -271,14 +238,14 @@ class TwinContrastObjective(Objective):
         mask = (key_indices != index[:, None]) & (key_indices >= 0)
         return [
             info_nce(s.embedding, k.embedding, negatives, mask=mask,
-                     temperature=self.instance_temperature)
+                     temperature=self.settings.instance_temperature)
             for s, k in zip(seen, keys, strict=True)
         ]  # fmt: skip
 
     def _divergence(self, seen, key):
         """Mean Kullback-Leibler divergence of the assignments from their prior, in nats."""
         log_q = F.log_softmax(seen.logits, dim=-1).flatten(0, 1)
-        if self.prior == "uniform":
+        if self.settings.prior == "uniform":
             log_p = torch.full_like(log_q, -math.log(log_q.shape[1]))
         else:
             log_p = F.log_softmax(key.logits, dim=-1).flatten(0, 1)
@@ -289,24 +256,24 @@ class TwinContrastObjective(Objective):
         contrast, entropy, fresh = [], [], []
         for s, k in zip(seen, keys, strict=True):
             features = _directions(s.features)
-            if self.cluster_gradient == "assignment":
+            if self.settings.cluster_gradient == "assignment":
                 features = features.detach()
-            r_s = set_representation(features, getattr(s, self.membership))
-            r_k = set_representation(_directions(k.features), getattr(k, self.membership))
+            r_s = set_representation(features, getattr(s, self.settings.membership))
+            r_k = set_representation(_directions(k.features), getattr(k, self.settings.membership))
             fresh.append(r_k)
             contrast.append(torch.stack([
-                set_contrast(*heads, temperature=self.cluster_temperature)
+                set_contrast(*heads, temperature=self.settings.cluster_temperature)
                 for heads in zip(r_s, r_k, self.past.rows.unbind(1), strict=True)
             ]))  # fmt: skip
             entropy.append(torch.stack([*map(negative_entropy, s.probability)]))
         self._fresh.append((self.past, torch.stack(fresh)))
         contrast, entropy = torch.stack(contrast).mean(dim=0), torch.stack(entropy).mean(dim=0)
-        loss = (contrast + self.entropy_weight * entropy).detach()
+        loss = (contrast + self.settings.entropy_weight * entropy).detach()
         self.head_loss.lerp_(loss, HEAD_LOSS_WEIGHT)
         return contrast, entropy
 
     def after_step(self):
-        momentum_update(self.twin, self.network, self.momentum)
+        momentum_update(self.twin, self.network, self.settings.momentum)
         for queue, rows in self._fresh:
             queue.push(rows)
         self._fresh = []
@@ -465,9 +432,9 @@ class TwinContrastClustering(BaseContrastiveClusterer):
         check_choice("symmetric", self.symmetric, [False, True])
 
     def _phases(self, setup):
-        settings = {
+        resolved = {
             "n_epochs": self.settings_["max_epochs"],
             "batch_size": self.settings_["batch_size"],
         }
-        parameters = self._parameters_for(TwinContrastObjective) | settings
-        yield Phase(TwinContrastObjective(setup, **parameters))
+        parameters = self._parameters_for(TwinContrastSettings) | resolved
+        yield Phase(TwinContrastObjective(setup, TwinContrastSettings(**parameters)))

@@ -4,11 +4,11 @@ It knows loss terms as named numbers and samples as rows of a store; it knows no
 network. All random numbers of an epoch follow from (seed, epoch).
 """
 
-import contextlib
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 import torch
@@ -46,36 +46,9 @@ class Result:
     stopped: bool
 
 
-def train(
-    objective: Objective,
-    store: Store,
-    views: Views,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    schedule: str,
-    seed: int,
-    dtype: torch.dtype = torch.float32,
-    betas: tuple[float, float] = (0.9, 0.999),
-    global_rng: bool = False,
-    begin: Callable[[], None] = lambda: None,
-    report: Callable[[list[dict[str, float]], float], bool] = lambda history, seconds: False,
-    unlabeled: Store | None = None,
-    checkpoint: Checkpoint | None = None,
-    cuda_graphs: bool = False,
-    sync_batchnorm: bool = True,
-) -> Result:
-    """Minimise the sum of an objective's loss terms.
-
-    An epoch is a pass over the unlabeled samples, if there are any, and then one over those to be
-    clustered. Ctrl-C ends training early, with a `TrainingInterruptedWarning`, and keeps all
-    finished epochs. Before any error or SIGTERM ends training, the checkpoint gets the last
-    finished epoch.
-
-    Several processes (see `skcc.distributed`) share each batch by rank, and train the same model
-    as one process.
+@dataclass
+class Training:
+    """Settings and state of one training run; see `train`.
 
     Parameters
     ----------
@@ -117,10 +90,10 @@ def train(
         Whether the network or the views draw from torch's global generators, which are then
         seeded for each epoch and restored at the end.
 
-    begin : callable, default=lambda: None
+    begin : callable, default=None
         Called before each epoch.
 
-    report : callable, default=lambda history, seconds: False
+    report : callable, default=None
         Called after each epoch with the mean loss terms of all epochs so far and the seconds of
         the last one. Training stops if it returns True.
 
@@ -137,6 +110,199 @@ def train(
     sync_batchnorm : bool, default=True
         Whether several processes normalise by the statistics of the whole batch. Without it,
         training is faster, and another model results.
+    """
+
+    objective: Objective
+    store: Store
+    views: Views
+    _: KW_ONLY
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    seed: int
+    dtype: torch.dtype = torch.float32
+    betas: tuple[float, float] = (0.9, 0.999)
+    global_rng: bool = False
+    begin: Callable[[], None] | None = None
+    report: Callable[[list[dict[str, float]], float], bool] | None = None
+    unlabeled: Store | None = None
+    checkpoint: Checkpoint | None = None
+    cuda_graphs: bool = False
+    sync_batchnorm: bool = True
+
+    def __post_init__(self):
+        self.device = device_of(self.objective)
+        self.global_rng |= self.objective.draws
+        is_distributed = distributed.world_size() > 1
+        self.cuda_graphs &= self.device.type == "cuda" and not (self.global_rng or is_distributed)
+        self.optimizers = {turn: self._optimizer(turn) for turn in self.objective.turns}
+        self._losses = _call_turn
+        if is_distributed:
+            static = self.unlabeled is None and len(self.optimizers) == 1
+            self._losses = _distributed_losses(self.objective, static)
+        self.passes = self._passes()
+        self.steps = sum(epoch_pass.steps for epoch_pass in self.passes)
+        self.state = TrainingState(self.checkpoint, self.objective, self.optimizers)
+        self.history = self.state.restore()
+        self.scheduler = LRScheduler(
+            [*self.optimizers.values()], self.learning_rate, self.schedule, self.epochs * self.steps
+        )
+
+    def run(self) -> Result:
+        """Train the epochs that are left.
+
+        Returns
+        -------
+        result : Result
+            History, and whether training was stopped.
+        """
+        stopped = is_too_large = False
+        self.objective.train()
+        try:
+            with (
+                self.state.save_on_exit(max(epoch_pass.size for epoch_pass in self.passes)),
+                private_rng(self.seed, self.device) if self.global_rng else nullcontext(),
+                convert_batch_norm(self.objective, self.sync_batchnorm),
+            ):
+                stopped = self._run_epochs()
+        except torch.OutOfMemoryError:
+            is_too_large = True  # memory is freed before smaller batches are tried
+        except KeyboardInterrupt:
+            if distributed.world_size() > 1:  # the other ranks may be anywhere
+                raise
+            stopped = True
+            warn(
+                f"training was interrupted in epoch {len(self.history) + 1} of {self.epochs}; "
+                "what was learned until then is kept",
+                TrainingInterruptedWarning,
+            )
+        if is_too_large:
+            raise self._out_of_memory_error()
+        finish(
+            self.objective, self.store, self.views,
+            epochs=len(self.history), seed=self.seed, dtype=self.dtype,
+        )  # fmt: skip
+        return Result(self.history, stopped)
+
+    def _run_epochs(self):
+        """Train until the last epoch, or until `report` asks to stop; return whether it did."""
+        for epoch in range(len(self.history), self.epochs):
+            if self.begin is not None:
+                self.begin()
+            started = time.perf_counter()
+            self.history.append(self.state.run_with_retry(partial(self._run_epoch, epoch), epoch))
+            seconds = time.perf_counter() - started
+            wants_stop = self.report is not None and self.report(self.history, seconds)
+            stopped = distributed.any_rank(wants_stop)
+            self.state.update(self.history, is_last=stopped or len(self.history) == self.epochs)
+            if stopped:
+                return True
+        return False
+
+    def _run_epoch(self, number, attempt):
+        """Mean loss terms of an attempt at an epoch."""
+        generator = epoch_generator(self.seed, number, attempt)
+        if self.global_rng:
+            seed_global_rng(generator.initial_seed() + distributed.rank(), self.device)
+        self.scheduler.steps_done = number * self.steps
+        sweep_all = _sweep_all(self.objective, self.store, self.views, self.dtype)
+        epoch = Epoch(number, sweep_all, generator, self.optimizers.values())
+        self.objective.before_epoch(epoch)
+        terms = {}
+        for epoch_pass in self.passes:
+            terms |= epoch_pass.run(generator, self.scheduler, self.device)
+        if not self.sync_batchnorm:
+            average_running_stats(self.objective)
+        return terms
+
+    def _optimizer(self, turn):
+        return torch.optim.AdamW(
+            self.objective.parameters_of(turn),
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+            capturable=self.cuda_graphs,
+        )
+
+    def _passes(self):
+        """The passes of an epoch: over unlabeled samples, if any, then over the others."""
+        options = {"batch_size": self.batch_size, "cuda_graphs": self.cuda_graphs}
+        update = partial(self._update, self.objective.turns)
+        weights = self.objective.sample_weights
+        passes = [EpochPass(self.store, self.views, update, weights=weights, **options)]
+        if self.unlabeled is not None:
+            update, first = partial(self._update, ("unlabeled",)), len(self.store)
+            aside = EpochPass(self.unlabeled, self.views, update, first_index=first, **options)
+            passes.insert(0, aside)
+        return passes
+
+    def _update(self, turns, batch, tables, rows, index):
+        """One step: a backward pass and an optimizer step per turn; return the loss terms."""
+        terms = {}
+        with distributed.raise_lost_rank():
+            with autocast(batch.device, self.dtype):
+                views = _views_of(self.views, batch, tables, rows)
+            for turn in turns:
+                with autocast(batch.device, self.dtype):
+                    terms_of_turn = self._losses(self.objective, turn, views, index)
+                    loss = sum(terms_of_turn.values())
+                loss.backward()
+                # Unlabeled samples are no turn of their own: they share the first optimizer.
+                name = turn if turn in self.optimizers else self.objective.turns[0]
+                self.optimizers[name].step()
+                self._zero_grad()
+                terms |= {name: term.detach() for name, term in terms_of_turn.items()}
+        self.objective.after_step()
+        return terms
+
+    def _zero_grad(self):
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _out_of_memory_error(self):
+        self._zero_grad()
+        size = max(epoch_pass.size for epoch_pass in self.passes)
+        ranks = distributed.world_size()
+        if ranks > 1:  # the others wait for this one, so no size can be tried
+            return torch.OutOfMemoryError(
+                f"a {ranks}th of a batch of {size} samples does not fit into the memory of "
+                f"{self.device}; give a smaller batch_size, or use more processes"
+            )
+        fits = [epoch_pass.largest_that_fits(self.device) for epoch_pass in self.passes]
+        advice = f"one of {min(fits)} does: batch_size={min(fits)}"
+        return torch.OutOfMemoryError(
+            f"a batch of {size} samples does not fit into the memory of {self.device}; "
+            + (advice if all(fits) else "nor does one of 2")
+        )
+
+
+def train(objective: Objective, store: Store, views: Views, **settings) -> Result:
+    """Minimise the sum of an objective's loss terms.
+
+    An epoch is a pass over the unlabeled samples, if there are any, and then one over those to be
+    clustered. Ctrl-C ends training early, with a `TrainingInterruptedWarning`, and keeps all
+    finished epochs. Before any error or SIGTERM ends training, the checkpoint gets the last
+    finished epoch.
+
+    Several processes (see `skcc.distributed`) share each batch by rank, and train the same model
+    as one process.
+
+    Parameters
+    ----------
+    objective : Objective
+        Trained in place, on the device where it is.
+
+    store : Store
+        The samples, on the same device or such that they stream to it.
+
+    views : Views
+        How a batch becomes views.
+
+    **settings : dict
+        The keyword parameters of `Training`.
 
     Returns
     -------
@@ -166,71 +332,7 @@ def train(
     CheckpointWarning
         If the checkpoint cannot be written, as on a full disk. Training goes on.
     """
-    device, is_distributed = device_of(objective), distributed.world_size() > 1
-    global_rng = global_rng or objective.draws
-    cuda_graphs = cuda_graphs and device.type == "cuda" and not global_rng and not is_distributed
-    optimizers = _optimizers(objective, device, cuda_graphs, lr=learning_rate, betas=betas,
-                             weight_decay=weight_decay)  # fmt: skip
-    passes = _passes(objective, optimizers, (store, unlabeled), views, dtype=dtype,
-                     batch_size=batch_size, cuda_graphs=cuda_graphs)  # fmt: skip
-    steps = sum(epoch_pass.steps for epoch_pass in passes)
-    state = TrainingState(checkpoint, objective, optimizers)
-    history = state.restore()
-    scheduler = LRScheduler([*optimizers.values()], learning_rate, schedule, epochs * steps)
-    sweep_all = _sweep_all(objective, store, views, dtype)
-
-    def run_epoch(number, attempt):
-        generator = epoch_generator(seed, number, attempt)
-        if global_rng:
-            seed_global_rng(generator.initial_seed() + distributed.rank(), device)
-        scheduler.steps_done = number * steps
-        objective.before_epoch(Epoch(number, sweep_all, generator, optimizers.values()))
-        terms = {}
-        for epoch_pass in passes:
-            terms |= epoch_pass.run(generator, scheduler, device)
-        if not sync_batchnorm:
-            average_running_stats(objective)
-        return terms
-
-    objective.train()
-    stopped = is_too_large = False
-    try:
-        with (
-            state.save_on_exit(max(epoch_pass.size for epoch_pass in passes)),
-            private_rng(seed, device) if global_rng else contextlib.nullcontext(),
-            convert_batch_norm(objective, sync_batchnorm),
-        ):
-            stopped = _run_epochs(run_epoch, state, history, epochs, begin, report)
-    except torch.OutOfMemoryError:
-        is_too_large = True  # memory is freed before smaller batches are tried
-    except KeyboardInterrupt:
-        if is_distributed:  # the other ranks may be anywhere
-            raise
-        stopped = True
-        warn(
-            f"training was interrupted in epoch {len(history) + 1} of {epochs}; what was learned "
-            "until then is kept",
-            TrainingInterruptedWarning,
-        )
-    if is_too_large:
-        for optimizer in optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        raise _out_of_memory_error(passes, device)
-    finish(objective, store, views, epochs=len(history), seed=seed, dtype=dtype)
-    return Result(history, stopped)
-
-
-def _run_epochs(run_epoch, state, history, epochs, begin, report):
-    """Append the terms of the epochs that are left to the history; return whether to stop."""
-    for epoch in range(len(history), epochs):
-        begin()
-        started = time.perf_counter()
-        history.append(state.run_with_retry(partial(run_epoch, epoch), epoch))
-        stopped = distributed.any_rank(report(history, time.perf_counter() - started))
-        state.update(history, is_last=stopped or len(history) == epochs)
-        if stopped:
-            return True
-    return False
+    return Training(objective, store, views, **settings).run()
 
 
 def finish(
@@ -265,53 +367,6 @@ def finish(
 
 def _sweep_all(objective, store, views, dtype):
     return lambda function: sweep(objective, store, function, view=views.plain, dtype=dtype)
-
-
-def _optimizers(objective, device, capturable, **settings):
-    """One optimizer per turn, by name."""
-    return {
-        turn: torch.optim.AdamW(
-            objective.parameters_of(turn),
-            fused=device.type in ("cpu", "cuda"),
-            capturable=capturable,
-            **settings,
-        )
-        for turn in objective.turns
-    }
-
-
-def _passes(objective, optimizers, stores, views, *, dtype, batch_size, cuda_graphs):
-    """The passes of an epoch; `stores` are the samples to be clustered, and others or None."""
-    store, unlabeled = stores
-    turns = tuple(optimizers)
-    losses = _call_turn
-    if distributed.world_size() > 1:
-        losses = _distributed_losses(objective, static=unlabeled is None and len(turns) == 1)
-
-    def update(turns_of_pass, batch, tables, rows, index):
-        terms = {}
-        with distributed.raise_lost_rank():
-            with autocast(batch.device, dtype):
-                seen = _views_of(views, batch, tables, rows)
-            for turn in turns_of_pass:
-                with autocast(batch.device, dtype):
-                    of_turn = losses(objective, turn, seen, index)
-                    loss = sum(of_turn.values())
-                loss.backward()
-                optimizers[turn if turn in optimizers else turns[0]].step()
-                for optimizer in optimizers.values():
-                    optimizer.zero_grad(set_to_none=True)
-                terms |= {name: term.detach() for name, term in of_turn.items()}
-        objective.after_step()
-        return terms
-
-    passes = [EpochPass(store, views, partial(update, turns), batch_size, cuda_graphs,
-                        weights=objective.sample_weights)]  # fmt: skip
-    if unlabeled is not None:
-        update_unlabeled = partial(update, ("unlabeled",))
-        passes.insert(0, EpochPass(unlabeled, views, update_unlabeled, batch_size, cuda_graphs,
-                                   first_index=len(store)))  # fmt: skip
-    return passes
 
 
 def _call_turn(objective, turn, views, index):
@@ -411,7 +466,7 @@ class EpochPass:
     """
 
     def __init__(
-        self, store, views, update, batch_size, cuda_graphs, *, weights=None, first_index=0
+        self, store, views, update, *, batch_size, cuda_graphs, weights=None, first_index=0
     ):
         self.store, self.views, self.update = store, views, update
         self.weights, self.first_index = weights or (lambda: None), first_index
@@ -509,17 +564,3 @@ class EpochPass:
                 continue
             return size
         return 0
-
-
-def _out_of_memory_error(passes, device):
-    size = max(epoch_pass.size for epoch_pass in passes)
-    if distributed.world_size() > 1:  # the others wait for this one, so no size can be tried
-        return torch.OutOfMemoryError(
-            f"a {distributed.world_size()}th of a batch of {size} samples does not fit into the "
-            f"memory of {device}; give a smaller batch_size, or use more processes"
-        )
-    fits = [epoch_pass.largest_that_fits(device) for epoch_pass in passes]
-    return torch.OutOfMemoryError(
-        f"a batch of {size} samples does not fit into the memory of {device}; "
-        + (f"one of {min(fits)} does: batch_size={min(fits)}" if all(fits) else "nor does one of 2")
-    )

@@ -18,14 +18,17 @@ from skcc.training import engine
 from skcc.training.checkpoint import Checkpoint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What all phases of a fit share.
 
     Parameters
     ----------
-    title : str
-        Name of the estimator, for the progress bar.
+    store : Store
+        The samples.
+
+    unlabeled : Store or None, default=None
+        Samples that are not to be clustered.
 
     settings : dict of str to object
         As `skcc.training.settings.resolve_settings` returns them.
@@ -39,62 +42,138 @@ class Run:
     seed : int
         Phase number i is seeded by ``seed + i``.
 
-    global_rng : bool
-        Whether functions or modules of the user may draw from torch's global generators.
+    begin : callable, default=None
+        Called before each epoch.
 
-    checkpoint_dir : str or Path or None
-        Folder of checkpoints, one per phase.
+    report : callable, default=None
+        Called after each epoch with a function that returns a finished copy of the objective, the
+        history of all phases, and the number of phases so far. Training stops if it returns True.
 
-    identity : dict of str to object
+    identity : dict of str to object, default=None
         What must be the same for a checkpoint to be used.
 
-    max_seconds : float or None
+    checkpoint_dir : str or Path or None, default=None
+        Folder of checkpoints, one per phase.
+
+    max_seconds : float or None, default=None
         Time limit of all phases together.
 
-    cuda_graphs, sync_batchnorm : bool
-        See `skcc.training.engine.train`.
+    global_rng : bool, default=False
+        Whether functions or modules of the user may draw from torch's global generators.
 
-    verbose : int
+    cuda_graphs : bool, default=False
+        See `skcc.training.engine.Training`.
+
+    sync_batchnorm : bool, default=True
+        See `skcc.training.engine.Training`.
+
+    title : str, default=""
+        Name of the estimator, for the progress bar.
+
+    verbose : int, default=0
         0 is silent.
     """
 
-    title: str
+    store: Store
     settings: dict
     augmentation: object
     device: torch.device
     seed: int
-    global_rng: bool
-    checkpoint_dir: str | Path | None
-    identity: dict
-    max_seconds: float | None
-    cuda_graphs: bool
-    sync_batchnorm: bool
-    verbose: int
+    unlabeled: Store | None = None
+    begin: Callable[[], None] | None = None
+    report: Callable[[Callable[[], Objective], list[dict[str, float]], int], bool] | None = None
+    identity: dict | None = None
+    checkpoint_dir: str | Path | None = None
+    max_seconds: float | None = None
+    global_rng: bool = False
+    cuda_graphs: bool = False
+    sync_batchnorm: bool = True
+    title: str = ""
+    verbose: int = 0
 
-    def views(self, objective: Objective) -> Views:
-        """Make the views that an objective trains on.
+    def train(self, phases: Iterator[Phase]) -> tuple[Objective, list[dict[str, float]], int]:
+        """Train phase after phase, until the last one or until training is stopped.
 
         Parameters
         ----------
-        objective : Objective
-            Says how many.
+        phases : iterator of Phase
+            The next one is asked for when the one before is trained.
 
         Returns
         -------
-        views : Views
-            For `skcc.training.engine.train`.
+        objective : Objective
+            That of the last phase that was trained.
+
+        history : list of dict of str to float
+            Mean loss terms of each epoch of all phases.
+
+        n_phases : int
+            How many were trained.
         """
-        size = self.settings["image_size"]
-        return Views(self.augmentation, size, objective.n_views, objective.n_augmented)
+        started, objective, history, number = time.monotonic(), None, [], 0
+        while True:
+            with private_rng(self.seed + number, self.device):
+                phase = next(phases, None)
+            if phase is None:
+                return objective, history, number
+            objective = phase.objective.to(self.device, memory_format=torch.channels_last)
+            result = self._train_phase(phase, number, history, started)
+            history, number = history + result.history, number + 1
+            if result.stopped:
+                return objective, history, number
+
+    def _train_phase(self, phase, number, history, started):
+        objective, settings, seed = phase.objective, self.settings, self.seed + number
+        dtype = getattr(torch, settings["precision"])
+        views = Views(
+            self.augmentation, settings["image_size"], objective.n_views, objective.n_augmented
+        )
+        epochs = phase.epochs or settings["max_epochs"]
+        title = self.title if phase.name == "train" else f"{self.title} {phase.name}"
+
+        def finished_copy(epochs_done):
+            copied = copy.deepcopy(objective)
+            engine.finish(copied, self.store, views, epochs=epochs_done, seed=seed, dtype=dtype)
+            return copied
+
+        def report(of_phase, seconds):
+            progress(len(of_phase) - 1, of_phase[-1], seconds)
+            stop = self.report is not None and self.report(
+                lambda: finished_copy(len(of_phase)), history + of_phase, number + 1
+            )
+            next_epoch_ends = time.monotonic() - started + seconds
+            return stop or next_epoch_ends > (self.max_seconds or math.inf)
+
+        with Progress(title, epochs, len(self.store), self.verbose) as progress:
+            return engine.train(
+                objective,
+                self.store,
+                views,
+                epochs=epochs,
+                batch_size=settings["batch_size"],
+                learning_rate=phase.learning_rate or settings["learning_rate"],
+                weight_decay=settings["weight_decay"],
+                schedule=phase.schedule or settings["schedule"],
+                betas=phase.betas,
+                seed=seed,
+                dtype=dtype,
+                global_rng=self.global_rng,
+                begin=self.begin,
+                report=report,
+                unlabeled=self.unlabeled,
+                checkpoint=checkpoint_of(self.checkpoint_dir, number, self.identity, self.seed),
+                cuda_graphs=self.cuda_graphs,
+                sync_batchnorm=self.sync_batchnorm,
+            )
 
 
-def checkpoint_of(run_dir, phase: int, identity: dict, seed: int | None) -> Checkpoint | None:
+def checkpoint_of(folder, phase: int, identity: dict, seed: int | None) -> Checkpoint | None:
     """The checkpoint of a phase.
 
     Parameters
     ----------
-    run_dir : str or Path or None
-        Folder of checkpoints.
+    folder : str or Path or None
+        Of checkpoints.
 
     phase : int
         Counted from 0.
@@ -110,107 +189,6 @@ def checkpoint_of(run_dir, phase: int, identity: dict, seed: int | None) -> Chec
     checkpoint : Checkpoint or None
         None without a folder.
     """
-    if run_dir is None:
+    if folder is None:
         return None
-    return Checkpoint(Path(run_dir) / f"phase-{phase}.pt", identity, seed)
-
-
-def train_phases(
-    phases: Iterator[Phase],
-    run: Run,
-    store: Store,
-    unlabeled: Store | None,
-    *,
-    begin: Callable[[], None],
-    report: Callable[[Callable[[], Objective], list[dict[str, float]], int], bool],
-) -> tuple[Objective, list[dict[str, float]], int]:
-    """Train phase after phase, until the last one or until training is stopped.
-
-    Parameters
-    ----------
-    phases : iterator of Phase
-        The next one is asked for when the one before is trained.
-
-    run : Run
-        What they share.
-
-    store : Store
-        The samples.
-
-    unlabeled : Store or None
-        Samples that are not to be clustered.
-
-    begin : callable
-        Called before each epoch.
-
-    report : callable
-        Called after each epoch with a function that returns a finished copy of the objective, the
-        history of all phases, and the number of phases so far. Training stops if it returns True.
-
-    Returns
-    -------
-    objective : Objective
-        That of the last phase that was trained.
-
-    history : list of dict of str to float
-        Mean loss terms of each epoch of all phases.
-
-    n_phases : int
-        How many were trained.
-    """
-    started, history, number, objective = time.monotonic(), [], 0, None
-    while True:
-        seed = run.seed + number
-        with private_rng(seed, run.device):
-            phase = next(phases, None)
-        if phase is None:
-            return objective, history, number
-        objective = phase.objective.to(run.device, memory_format=torch.channels_last)
-        result = _train_phase(phase, number, run, store, unlabeled, begin, report, history, started)
-        history, number = history + result.history, number + 1
-        if result.stopped:
-            return objective, history, number
-
-
-def _train_phase(phase, number, run, store, unlabeled, begin, report, history, started):
-    objective, settings, views = phase.objective, run.settings, run.views(phase.objective)
-    epochs = phase.epochs or settings["max_epochs"]
-    rate = phase.learning_rate or settings["learning_rate"]
-    seed, dtype = run.seed + number, getattr(torch, settings["precision"])
-    title = run.title if phase.name == "train" else f"{run.title} {phase.name}"
-
-    def finished_copy(epochs_done):
-        copied = copy.deepcopy(objective)
-        engine.finish(copied, store, views, epochs=epochs_done, seed=seed, dtype=dtype)
-        return copied
-
-    with Progress(title, epochs, len(store), run.verbose) as progress:
-
-        def report_epoch(of_phase, seconds):
-            progress(len(of_phase) - 1, of_phase[-1], seconds)
-            stop = report(
-                lambda: finished_copy(len(of_phase)), history + of_phase, number + 1
-            )
-            next_one_ends = time.monotonic() - started + seconds
-            return stop or next_one_ends > (run.max_seconds or math.inf)
-
-        return engine.train(
-            objective,
-            store,
-            views,
-            epochs=epochs,
-            batch_size=settings["batch_size"],
-            learning_rate=rate,
-            weight_decay=settings["weight_decay"],
-            schedule=phase.schedule or settings["schedule"],
-            betas=phase.betas,
-            seed=seed,
-            dtype=dtype,
-            global_rng=run.global_rng,
-            begin=begin,
-            report=report_epoch,
-            unlabeled=unlabeled,
-            checkpoint=checkpoint_of(run.checkpoint_dir, number, run.identity, run.seed),
-            cuda_graphs=run.cuda_graphs,
-            sync_batchnorm=run.sync_batchnorm,
-        )
+    return Checkpoint(Path(folder) / f"phase-{phase}.pt", identity, seed)
