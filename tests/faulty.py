@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from methods_for_tests import METHODS, SmallBackbone
 
 from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.exceptions import CheckpointWarning
 from skcc.training import checkpoint
 
+SMALL_METHODS = {cls.__name__: cls for cls in METHODS}
 EPOCHS, CALLS = 6, 6  # calls of a function of the user per epoch: two views, three steps
 
 
@@ -40,19 +42,22 @@ def images():
     return (100 * squares + rng.integers(0, 100, (60, 8, 8))).astype(np.uint8)
 
 
-def fit(task, **how):
+def fit(task, **parameters):
     """An estimator that is not fitted, and its X."""
-    how |= {"max_epochs": EPOCHS, "batch_size": 20, "random_state": 0, "device": "cpu"}
-    how["checkpoint_dir"] = task["folder"]
+    parameters |= {"max_epochs": EPOCHS, "batch_size": 20, "random_state": 0, "device": "cpu"}
+    parameters["checkpoint_dir"] = task["folder"]
     if task["scenario"] == "TCC":
         queues = {"instance_queue": 2, "cluster_queue": 2}
-        return TwinContrastClustering(3, **queues, **how), images()
+        return TwinContrastClustering(3, **queues, **parameters), images()
     if task["scenario"] == "vectors":
-        return ContrastiveClustering(3, **how), images().reshape(60, -1)[:, ::5] / 7.0
+        return ContrastiveClustering(3, **parameters), images().reshape(60, -1)[:, ::5] / 7.0
     X = images()
+    if task["scenario"] in SMALL_METHODS:
+        torch.manual_seed(0)
+        return SMALL_METHODS[task["scenario"]](3, backbone=SmallBackbone(64), **parameters), X
     if task["scenario"] == "paths":
         X = sorted(map(str, Path(task["photos"]).iterdir()))
-    return ContrastiveClustering(3, backbone=small_network(), **how), X
+    return ContrastiveClustering(3, backbone=small_network(), **parameters), X
 
 
 def small_network():
@@ -101,23 +106,28 @@ def plain(task):
 
 
 def killed_at(task):
-    """SIGKILL before a call of a function that writes, or after half of what torch writes."""
+    """SIGKILL before a call of a function, or when half of a checkpoint is written."""
     place, number = task["at"]
-    holder = {"fsync": os, "replace": os, "save": torch}[place]
-    work, calls = getattr(holder, place), [0]
+    holder, name = {
+        "fsync": (os, "fsync"),
+        "replace": (os, "replace"),
+        "save": (checkpoint, "_write"),
+    }[place]
+    original, calls = getattr(holder, name), [0]
 
     def counted(*arguments):
         calls[0] += 1
         if calls[0] < number:
-            return work(*arguments)
+            return original(*arguments)
         if place == "save":
-            buffer = io.BytesIO()
-            work(arguments[0], buffer)
-            arguments[1].write(buffer.getvalue()[: buffer.tell() // 2])
-            arguments[1].flush()
+            state, file = arguments
+            whole = io.BytesIO()
+            original(state, whole)
+            file.write(whole.getbuffer()[: whole.tell() // 2])
+            file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(holder, place, counted)
+    setattr(holder, name, counted)
     return plain(task)
 
 
@@ -159,9 +169,9 @@ def full_disk(task):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X)
-    said = [str(w.message) for w in caught if w.category is CheckpointWarning]
+    messages = [str(w.message) for w in caught if w.category is CheckpointWarning]
     on_disk.append(epochs_on_disk(task))
-    return {"digest": digest(model), "said": said, "on disk": on_disk}
+    return {"digest": digest(model), "said": messages, "on disk": on_disk}
 
 
 def full_cache(task):
@@ -170,10 +180,10 @@ def full_cache(task):
     try:
         model.fit(X)
     except OSError as error:
-        said = str(error)
+        message = str(error)
     left = os.listdir(task["cache"])
     limit(resource.RLIM_INFINITY)
-    return {"said": said, "left": left, "digest": digest(model.fit(X))}
+    return {"said": message, "left": left, "digest": digest(model.fit(X))}
 
 
 def no_memory(task):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from methods_for_tests import METHODS, Drawing, SmallBackbone
 from torch import nn
 
 from skcc import ContrastiveClustering, TwinContrastClustering, cli, distributed
@@ -22,10 +23,12 @@ from skcc.backbones import BACKBONES
 from skcc.callbacks import CSVLogger
 from skcc.data import Store, decoding
 from skcc.methods.contrastive import ContrastiveObjective
-from skcc.methods.twin import TwinContrastObjective
+from skcc.methods.twin import TwinContrastObjective, TwinContrastSettings
 from skcc.objective import Setup
 from skcc.training import engine
+from skcc.training.batchnorm import convert_batch_norm
 from skcc.training.checkpoint import Checkpoint
+from skcc.training.phases import Run
 
 SMALL = {"batch_size": 40, "n_heads": 2, "backbone": "conv4", "image_size": 10, "random_state": 0}
 COMMON = {"projection_dim": 16, "n_heads": 2, "instance_temperature": 0.5,
@@ -51,9 +54,12 @@ class Doubled(nn.Module):
 def objective_of(kind):
     torch.manual_seed(0)
     network = Doubled(BACKBONES["conv4"]((12, 12, 1), (10, 10)), 256)
+    setup = Setup(network, 256, (1, 10, 10), 101)
     if kind == "contrastive":
-        return ContrastiveObjective(Setup(network, 256, (1, 10, 10), 101), 5, **COMMON).double()
-    return TwinContrastObjective(Setup(network, 256, (1, 10, 10), 101), 5, **COMMON, **TWIN).double()
+        return ContrastiveObjective(setup, 5, **COMMON).double()
+    return TwinContrastObjective(
+        setup, TwinContrastSettings(n_clusters=5, **COMMON, **TWIN)
+    ).double()
 
 
 def noise(n, *shape):
@@ -92,6 +98,31 @@ def steps_of_two_samples(folder):
     return train(objective_of("twin"), n=7, epochs=2, batch_size=2)
 
 
+def steps_of_small_methods(folder):
+    """All phases of the methods of `methods_for_tests`, in float64, on batches of 13 of 53."""
+    return {cls.__name__: trained_in_phases(cls) for cls in METHODS if cls is not Drawing}
+
+
+def trained_in_phases(cls):
+    torch.manual_seed(0)
+    model = cls(3, max_epochs=3)
+    model.settings_ = {
+        "max_epochs": 3, "batch_size": 14, "learning_rate": 1e-3, "weight_decay": 0.0,
+        "schedule": "one-cycle", "image_size": (8, 8), "precision": "float32",
+    }  # fmt: skip
+    store = Store(torch.from_numpy(noise(53, 9, 9, 1)))
+
+    def in_float64():
+        for phase in model._phases(Setup(SmallBackbone(64).double(), 12, (1, 8, 8), 53)):
+            phase.objective.double()
+            yield phase
+
+    run = Run(store=store, settings=model.settings_, augmentation=AUGMENTATIONS["gray"],
+              device=torch.device("cpu"), seed=0)  # fmt: skip
+    objective, history, _ = run.train(in_float64())
+    return {"history": history, "state": objective.state_dict()}
+
+
 def layers_of_batch_norm(folder):
     """Input, output and gradients of layers, for the rows of this process; all have all."""
     found = {}
@@ -106,7 +137,7 @@ def layers_of_batch_norm(folder):
         x.requires_grad_()
         target = torch.randn(n, 3, 4, 5, dtype=torch.float64)
         mine = distributed.rank_slice(n)
-        with distributed.convert_batch_norm(holder), distributed.global_batch_size(n):
+        with convert_batch_norm(holder), distributed.global_batch_size(n):
             for _ in range(2):
                 holder.zero_grad()
                 x.grad = None
@@ -259,10 +290,10 @@ def command(folder):
 
 
 TASKS = [
-    steps_contrastive, steps_twin, steps_unlabeled, steps_of_two_samples, layers_of_batch_norm,
-    fits, paths, goes_on,
+    steps_contrastive, steps_twin, steps_unlabeled, steps_of_two_samples, steps_of_small_methods,
+    layers_of_batch_norm, goes_on,
 ]  # fmt: skip
-OF_TWO = [misuse, manners, command]  # whose outcome does not depend on how many there are
+OF_TWO = [fits, paths, misuse, manners, command]  # a third process would show nothing new
 
 
 def main(folder):

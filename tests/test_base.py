@@ -18,6 +18,7 @@ from torch import nn
 
 import skcc
 from skcc.exceptions import DivergenceWarning
+from skcc.fitting import warn_about_collapse
 from skcc.methods.contrastive import ContrastiveClustering
 
 # Most tests stop long before all clusters are found.
@@ -196,7 +197,7 @@ def test_the_score_is_one_where_views_agree_and_zero_where_they_are_noise(shapes
 def test_the_score_is_that_of_scikit_learn_on_the_clusters_of_two_views(shapes):
     X = shapes[0]
     model = quick(ContrastiveClustering, n_clusters=6, max_epochs=6).fit(X)  # of three kinds
-    views, n = model._views(), len(X)
+    views, n = model._fitted_model().views, len(X)
     tables = views.draw(n, (16, 16, 1), torch.Generator().manual_seed(0), torch.device("cpu"))
     both = views(torch.from_numpy(X[..., None]), tables, torch.arange(n))
     with torch.inference_mode():
@@ -310,7 +311,7 @@ def test_one_cluster(shapes):
 def test_empty_clusters_are_reported(shapes):
     model = quick(ContrastiveClustering)
     with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
-        model._warn_about_collapse(np.array([0, 0, 9]))
+        warn_about_collapse(model, np.array([0, 0, 9]))
     blank = np.zeros((40, 8, 8), dtype=np.uint8)
     with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
         model.fit(blank)
@@ -319,10 +320,10 @@ def test_empty_clusters_are_reported(shapes):
 def test_a_cluster_that_swallows_nearly_all_is_reported(shapes):
     model = quick(ContrastiveClustering)
     with pytest.warns(ConvergenceWarning, match="one of 3 clusters holds 96%"):
-        model._warn_about_collapse(np.array([96, 3, 1]))
+        warn_about_collapse(model, np.array([96, 3, 1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model._warn_about_collapse(np.array([80, 10, 10]))
+        warn_about_collapse(model, np.array([80, 10, 10]))
 
 
 def test_small_batches_are_reported(shapes):
@@ -372,7 +373,7 @@ def test_fit_can_start_from_features_of_another_estimator(source, shapes, tmp_pa
         if name.startswith("backbone.") and name.endswith("weight"):
             old = first.weights_.get(name, first.weights_.get(f"network.{name}"))
             np.testing.assert_allclose(weights, old, atol=1e-6)
-    assert not hasattr(model, "_start")
+    assert not hasattr(model, "_initial_backbone")
     assert any(np.abs(afresh.weights_[name] - w).max() > 1e-3 for name, w in model.weights_.items())
     model.fit(shapes[0])  # from scratch again
     np.testing.assert_equal(model.weights_, afresh.weights_)

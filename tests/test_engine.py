@@ -14,10 +14,10 @@ from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.augment import CallableAugmentation, NoAugmentation, Views
 from skcc.data import HostStore, Store
 from skcc.exceptions import DivergenceWarning
-from skcc.objective import Objective
+from skcc.objective import Epoch, Objective
 from skcc.rng import private_rng
 from skcc.training.checkpoint import Checkpoint
-from skcc.training.engine import train
+from skcc.training import engine
 from skcc.training.schedules import SCHEDULES, LRScheduler, one_cycle
 from skcc.training.settings import resolve_device, resolve_precision
 from skcc.training.sweep import sweep
@@ -41,14 +41,14 @@ class Regression(Objective):
     def assign(self, x):
         return self.line(x[:, :1])
 
-    def before_epoch(self, epoch, sweep, generator):
-        self.log.append(("epoch", epoch, len(sweep(self.assign)), self.training))
+    def before_epoch(self, epoch):
+        self.log.append(("epoch", epoch.number, len(epoch.sweep(self.assign)), self.training))
 
     def after_step(self):
         self.log.append("step")
 
-    def after_training(self, sweep):
-        self.log.append(("end", len(sweep(self.assign)), self.training))
+    def after_training(self, epoch):
+        self.log.append(("end", len(epoch.sweep(self.assign)), self.training))
 
 
 @pytest.fixture
@@ -57,21 +57,15 @@ def store():
     return Store(torch.stack([x, 3 * x + 1], dim=1))
 
 
-def train(objective, store, **how):
-    how = {
-        "epochs": 3,
-        "batch_size": 8,
-        "learning_rate": 0.1,
-        "weight_decay": 0.0,
-        "schedule": "one-cycle",
-        "seed": 0,
-        "dtype": torch.float32,
-        "global_rng": False,
-        "begin": lambda: None,
-        "report": lambda *_: None,
-        **how,
-    }
-    return train(objective, store, Views(NoAugmentation(), None), **how)
+SETTINGS = {
+    "epochs": 3, "batch_size": 8, "learning_rate": 0.1, "weight_decay": 0.0,
+    "schedule": "one-cycle", "seed": 0,
+}  # fmt: skip
+
+
+def train(objective, store, **changes):
+    views = Views(NoAugmentation(), None)
+    return engine.train(objective, store, views, **SETTINGS | changes).history
 
 
 def test_the_sum_of_terms_is_minimised_and_each_is_logged(store):
@@ -216,11 +210,8 @@ def test_functions_of_the_user_see_a_seeded_generator_and_leave_none(store):
         objective = Regression()
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        train(
-            objective, store, views, epochs=2, batch_size=25, learning_rate=0.1,
-            weight_decay=0.0, schedule="constant", seed=5, dtype=torch.float32, global_rng=True,
-            begin=lambda: None, report=lambda *_: None,
-        )  # fmt: skip
+        changes = {"epochs": 2, "batch_size": 25, "schedule": "constant", "global_rng": True}
+        engine.train(objective, store, views, **SETTINGS | changes)
         assert torch.equal(before, torch.get_rng_state())
         return torch.stack(seen).tolist()
 
@@ -288,10 +279,10 @@ def test_the_loop_sets_step_sizes_without_a_transfer(store):
     """What a recorded step reads its step size from is one tensor, filled in place."""
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight], lr=1.0, capturable=True)
-    rate = LRScheduler(optimizer, 0.1, one_cycle, 10)
+    rate = LRScheduler([optimizer], 0.1, "one-cycle", 10)
     tensor = optimizer.param_groups[0]["lr"]
     for done in range(12):
-        rate.advance()
+        rate.step()
         assert optimizer.param_groups[0]["lr"] is tensor
         assert tensor.item() == pytest.approx(0.1 * one_cycle(min(1, done / 10)), abs=1e-8)
 
@@ -321,11 +312,10 @@ def test_recorded_steps_train_as_plain_ones(method):
     histories = []
     for capture in (False, True):
         s = setting("cuda", method)
-        histories.append(train(
+        histories.append(engine.train(
             s.objective, s.store, s.views, epochs=3, batch_size=32, learning_rate=1e-3,
-            weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.float32,
-            global_rng=False, begin=lambda: None, report=lambda *_: False, capture=capture,
-        ))  # fmt: skip
+            weight_decay=0.0, schedule="one-cycle", seed=0, cuda_graphs=capture,
+        ).history)  # fmt: skip
     for plain, recorded in zip(*histories, strict=True):
         assert recorded == pytest.approx(plain, rel=2e-3)
 
@@ -342,7 +332,7 @@ class Reads(TorchDispatchMode):
 @every_method
 def test_no_step_reads_a_value(method):
     s = setting("cpu", method)
-    s.objective.before_epoch(0, None, torch.Generator().manual_seed(0))
+    s.objective.before_epoch(Epoch(0, None, torch.Generator().manual_seed(0)))
     views, index = tuple(torch.rand(2, 32, 3, 16, 16)), torch.arange(32)
     with Reads():
         for _ in range(2):
@@ -367,10 +357,9 @@ def test_no_step_waits_for_the_device(method):
 
     s.objective.after_step = after_step
     try:
-        train(
+        engine.train(
             s.objective, s.store, s.views, epochs=1, batch_size=32, learning_rate=1e-3,
             weight_decay=0.0, schedule="one-cycle", seed=0, dtype=torch.bfloat16,
-            global_rng=False, begin=lambda: None, report=lambda *_: False,
         )  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from methods_for_tests import METHODS
 from PIL import Image
 
 from skcc import ContrastiveClustering
@@ -25,7 +26,7 @@ from skcc.data import Store
 from skcc.exceptions import CheckpointWarning, DivergenceWarning, ImageReadError
 from skcc.objective import Objective
 from skcc.training.checkpoint import Checkpoint
-from skcc.training.engine import train
+from skcc.training import engine
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -115,7 +116,9 @@ def survive(server, scenario, kills, seed):
         if counts["kills"] == kills:
             break
     assert server.result(scenario, folder) == expected
-    assert sorted(p.name for p in folder.iterdir()) == ["phase-0.previous.pt", "phase-0.pt"]
+    phases = {"TwoPhases": 2}.get(scenario, 1)
+    files = [f"phase-{i}{kind}.pt" for i in range(phases) for kind in (".previous", "")]
+    assert sorted(p.name for p in folder.iterdir()) == files
     return counts
 
 
@@ -123,6 +126,12 @@ def survive(server, scenario, kills, seed):
 @pytest.mark.parametrize("scenario", ["CC", "paths"])
 def test_killed_at_three_random_moments_and_resumed_is_as_uninterrupted(server, scenario):
     survive(server, scenario, kills=3, seed=0)
+
+
+@on_linux
+@pytest.mark.parametrize("method", METHODS, ids=lambda cls: cls.__name__)
+def test_killed_in_a_method_of_another_kind(server, method):
+    survive(server, method.__name__, kills=3, seed=0)
 
 
 @on_linux
@@ -300,22 +309,19 @@ def test_other_versions(two, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "9.1+cu999")
     with pytest.warns(CheckpointWarning, match=r"saved with torch 2.*this is torch 9\.1: training"):
         assert len(read_again(two)["history"]) == 2
-    monkeypatch.setattr("skcc.checkpoint.__version__", "99.0")
+    monkeypatch.setattr("skcc.training.checkpoint.__version__", "99.0")
     with pytest.raises(ValueError, match=r"the version of skcc was '.*' and is '99\.0'"):
         read_again(two)
-    monkeypatch.setattr("skcc.checkpoint._VERSION", 77)
-    with pytest.raises(ValueError, match="has version 2; this skcc reads 77"):
+    monkeypatch.setattr("skcc.training.checkpoint._VERSION", 77)
+    with pytest.raises(ValueError, match="has version 3; this skcc reads 77"):
         read_again(two)
 
 
-def test_ctrl_c_while_writing_is_ctrl_c(two, monkeypatch):
-    """torch makes another error of it."""
-    monkeypatch.setattr("skcc.checkpoint._Summed.flush", lambda self: None)
-
-    def interrupted(self, part):
+def test_ctrl_c_while_writing_leaves_the_old_file(two, monkeypatch):
+    def interrupted(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skcc.checkpoint._Summed.write", interrupted)
+    monkeypatch.setattr("skcc.atomic.os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         two.save({"w": torch.zeros(500)})
     assert len(read_again(two)["history"]) == 2
@@ -373,15 +379,14 @@ class Line(Objective):
         return self.line(x[:, :1])
 
 
-def train(objective, folder=None, report=lambda *_: None):
+def train(objective, folder=None, report=lambda *_: False):
     x = torch.linspace(-1, 1, 50)
     checkpoint = folder and Checkpoint(folder / "phase-0.pt", {"a": 1}, 0)
-    return train(
+    return engine.train(
         objective, Store(torch.stack([x, 3 * x + 1], dim=1)), Views(NoAugmentation(), None),
         epochs=5, batch_size=25, learning_rate=0.1, weight_decay=0.0, schedule="one-cycle", seed=0,
-        dtype=torch.float32, global_rng=False, begin=lambda: None, report=report,
-        checkpoint=checkpoint,
-    )  # fmt: skip
+        report=report, checkpoint=checkpoint,
+    ).history  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +401,7 @@ def batches():
 def test_an_epoch_that_fails_is_repeated_with_other_draws(batches, epoch):
     spoilt, plain = Line([batches[2 * epoch]]), Line()
     with pytest.warns(
-        DivergenceWarning, match=rf"'squared' term .* nan in epoch {epoch + 1}; it is rep"
+        DivergenceWarning, match=rf"'squared' term .* nan in epoch {epoch + 1}; the epoch is rep"
     ):
         history = train(spoilt)
     before = 2 * epoch
@@ -415,7 +420,7 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_are_seen_in_time(batches)
     assert torch.isfinite(spoilt.line.weight).all()
 
 
-@pytest.mark.filterwarnings("ignore::skcc.engine.DivergenceWarning")
+@pytest.mark.filterwarnings("ignore::skcc.exceptions.DivergenceWarning")
 def test_a_repeated_epoch_is_repeated_alike_whenever_training_was_interrupted(batches, tmp_path):
     whole = Line([batches[4]])
     expected = train(whole)
@@ -427,7 +432,7 @@ def test_a_repeated_epoch_is_repeated_alike_whenever_training_was_interrupted(ba
         assert torch.equal(resumed.line.weight, whole.line.weight)
 
 
-@pytest.mark.filterwarnings("ignore::skcc.engine.DivergenceWarning")
+@pytest.mark.filterwarnings("ignore::skcc.exceptions.DivergenceWarning")
 @pytest.mark.parametrize("stops", [(), (3,), (2, 4)])
 def test_the_second_time_stops_and_the_last_good_epoch_is_kept(batches, tmp_path, stops):
     for stop in stops:  # the chance that was taken is not given again

@@ -1,34 +1,37 @@
-"""The house keeps its storeys."""
+"""Imports go down only, without a circle; what there may be one of, there is one of."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import skcc
 
 ROOT = Path(skcc.__file__).parent
-# From the ground up; a file may import only from lower storeys.
-STOREYS = [
+# From the bottom up. A folder is one entry; a file may import only from lower layers, and from
+# files of its own folder.
+LAYERS = [
     {"_version"},
-    {"losses", "backbones", "augment", "decoding", "metrics", "checkpoint", "parameters"}
-    | {"distributed"},
-    {"callbacks", "objective", "persistence", "cache", "sources", "records", "outputs"},
-    {"files", "stores"},
-    {"data"},
-    {"datasets", "defaults"},
-    {"engine"},
+    {"exceptions", "atomic", "rng", "docstrings", "validation"},
+    {"losses", "backbones", "augment", "metrics", "distributed"},
+    {"callbacks", "readouts"},
+    {"objective", "data"},
+    {"datasets"},
+    {"training"},
+    {"parameters", "persistence", "inference"},
+    {"fitting"},
     {"base"},
-    {"methods.contrastive", "methods.twin", "similarity"},
+    {"methods", "similarity"},
     {"plotting"},
-    {"__init__", "methods.__init__"},
-    {"benchmark", "speed"},
-    {"quality", "throughput", "parallel", "reproduce", "study", "report"},
-    {"commands"},
+    {"__init__"},
+    {"experiments", "benchmarks", "report"},
     {"cli"},
     {"__main__"},
 ]
-STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
@@ -43,30 +46,85 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            known = {f"skcc.{name}" for name in FILES}
+            known = {f"skcc.{name.removesuffix('.__init__')}" for name in FILES}
             found |= (submodules & known) or {node.module}
-    names = {name.removeprefix("skcc").removeprefix(".") or "__init__"
-             for name in found if name.split(".")[0] == "skcc"}  # fmt: skip
-    return names
+    return {
+        name.removeprefix("skcc").removeprefix(".") or "__init__"
+        for name in found
+        if name.split(".")[0] == "skcc"
+    }
 
 
-def test_every_file_has_its_storey():
-    assert set(FILES) == set(STOREY)
+def entry_of(name):
+    """The folder of a module, or the module itself if it is in none."""
+    return name.split(".")[0]
 
 
-def test_imports_go_down_only():
+def test_every_folder_and_file_has_its_layer():
+    assert {entry_of(name) for name in FILES} == set(LAYER)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_go_down_only(name):
+    own = entry_of(name)
+    for other in imports(FILES[name]):
+        if entry_of(other) != own:
+            assert LAYER[entry_of(other)] < LAYER[own], f"{name} imports {other}"
+
+
+def test_no_folder_has_a_circle():
+    packages = {name.removesuffix(".__init__") for name in FILES if name.endswith(".__init__")}
+    graph = {}
     for name, path in FILES.items():
-        for other in imports(path):
-            assert STOREY[other] < STOREY[name], f"{name} imports {other}"
+        targets = imports(path) - {"__init__"}
+        graph[name] = {f"{t}.__init__" if t in packages else t for t in targets}
+    list(TopologicalSorter(graph).static_order())
 
 
 def test_there_is_one_backward_and_it_is_the_engines():
     holders = [name for name, path in FILES.items() if ".backward(" in path.read_text()]
-    assert holders == ["engine"]
-    assert FILES["engine"].read_text().count(".backward(") == 1
+    assert holders == ["training.engine"]
+    assert FILES["training.engine"].read_text().count(".backward(") == 1
 
 
-def test_no_file_is_a_drawer():
+def test_no_estimator_writes_its_constructor():
+    for name in skcc.__all__:
+        cls = getattr(skcc, name)
+        home = FILES[cls.__module__.removeprefix("skcc.")]
+        tree = ast.parse(home.read_text())
+        definitions = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == name]
+        assert len(definitions) == 1
+        assert "__init__" not in {getattr(node, "name", None) for node in definitions[0].body}
+
+
+def sizes(kinds):
+    """Code lines, without docstrings, comments and blank lines, of each definition."""
+    for name, path in FILES.items():
+        text = path.read_text()
+        lines, tree = text.splitlines(), ast.parse(text)
+        documented = set()
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+                node, clean=False
+            ):
+                documented |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        code = {
+            number
+            for number, line in enumerate(lines, start=1)
+            if line.strip() and not line.strip().startswith("#") and number not in documented
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, kinds):
+                size = sum(n in code for n in range(node.lineno, node.end_lineno + 1))
+                yield size, f"{name}:{node.name}"
+
+
+def test_functions_and_classes_fit_on_a_screen_or_a_few():
+    assert max(sizes(ast.FunctionDef)) <= (45, "~")
+    assert max(sizes(ast.ClassDef)) <= (350, "~")
+
+
+def test_no_module_is_a_drawer():
     assert not {"utils", "common", "misc", "helpers"} & {name.split(".")[-1] for name in FILES}
 
 

@@ -11,10 +11,15 @@ from torch.nn import functional as F
 
 from skcc import TwinContrastClustering
 from skcc.datasets import load_digits
-from skcc.methods.twin import NOISE_ROWS, AssignedFeatures, TwinContrastObjective
+from skcc.methods.twin import (
+    NOISE_ROWS,
+    AssignedFeatures,
+    TwinContrastObjective,
+    TwinContrastSettings,
+)
 from skcc.metrics import clustering_accuracy
+from skcc.objective import Epoch, Setup
 from skcc.training import engine
-from skcc.training.engine import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PLAIN = {
@@ -47,8 +52,10 @@ def make(*, epoch=0, **changes):
     """An objective on vectors of width 7, with the noise of an epoch drawn."""
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Linear(7, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh())
-    objective = TwinContrastObjective(backbone, WIDTH, K, **PLAIN | changes)
-    objective.before_epoch(epoch, None, torch.Generator().manual_seed(3))
+    objective = TwinContrastObjective(
+        Setup(backbone, WIDTH, (7,), 20), TwinContrastSettings(n_clusters=K, **PLAIN | changes)
+    )
+    objective.before_epoch(Epoch(epoch, None, torch.Generator().manual_seed(3)))
     return objective
 
 
@@ -156,7 +163,7 @@ def test_queues_hold_the_twins_answers_aligned(symmetric):
     size = 2 * per_step
     for name, rows in {
         "keys": torch.cat(expected_keys[-size:]),
-        "owners": torch.cat(expected_owners[-size:]),
+        "key_indices": torch.cat(expected_owners[-size:]),
         "past": torch.stack(expected_past[-size:]),
     }.items():
         torch.testing.assert_close(getattr(objective, name).rows, rows)
@@ -170,7 +177,7 @@ def test_an_images_own_keys_are_not_its_negatives():
     for _ in range(4):
         assert objective(views, index)["instance"].item() == pytest.approx(0, abs=1e-6)
         objective.after_step()
-    assert (objective.owners.rows == 5).all()
+    assert (objective.key_indices.rows == 5).all()
     assert objective(views, torch.arange(6))["instance"].item() > 1
 
 
@@ -284,7 +291,7 @@ def test_samples_follow_the_assignments():
 
 def other_noise(seed):
     objective = make()
-    objective.before_epoch(0, None, torch.Generator().manual_seed(100 + seed))
+    objective.before_epoch(Epoch(0, None, torch.Generator().manual_seed(100 + seed)))
     return objective.noise[0]
 
 
@@ -390,7 +397,7 @@ def test_a_checkpoint_holds_the_twin_and_the_queues(shapes, tmp_path):
     how = {"instance_queue": 2, "symmetric": True}
     whole = quick(**how).fit(shapes[0])
     stopped = quick(**how, checkpoint_dir=tmp_path)
-    train = train
+    train = engine.train
 
     def interrupted(*arguments, report, **keywords):
         return train(

@@ -13,8 +13,8 @@ from skcc.augment import NoAugmentation, Views
 from skcc.data import Store
 from skcc.losses import nt_xent
 from skcc.methods.contrastive import ContrastiveObjective
-from skcc.objective import Objective
-from skcc.training.engine import train
+from skcc.objective import Objective, Setup
+from skcc.training import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 METHODS = pytest.mark.parametrize("cls", [ContrastiveClustering, TwinContrastClustering])
@@ -38,14 +38,13 @@ class Recorder(Objective):
         return {"square": 2 * self.weight.square().sum()}
 
 
-def train(objective, n, n_unlabeled, epochs=2, **how):
+def train(objective, n, n_unlabeled, epochs=2, **changes):
     store, aside = (Store(torch.arange(float(m))[:, None]) for m in (n, n_unlabeled))
-    how = {"schedule": "one-cycle", "learning_rate": 0.1, "weight_decay": 0.0} | how
-    return train(
+    settings = {"schedule": "one-cycle", "learning_rate": 0.1, "weight_decay": 0.0} | changes
+    return engine.train(
         objective, store, Views(NoAugmentation(), None), epochs=epochs, batch_size=4, seed=0,
-        dtype=torch.float32, global_rng=False, begin=lambda: None, report=lambda *_: False,
-        unlabeled=aside, **how,
-    )  # fmt: skip
+        unlabeled=aside, **settings,
+    ).history  # fmt: skip
 
 
 def test_an_epoch_passes_over_the_unlabelled_first():
@@ -81,7 +80,7 @@ def test_only_the_contrast_of_instances_sees_them():
     torch.manual_seed(0)
     backbone = nn.Linear(6, 5)
     objective = ContrastiveObjective(
-        backbone, 5, 3, projection_dim=4, n_heads=2, instance_temperature=0.5,
+        Setup(backbone, 5, (6,), 8), 3, projection_dim=4, n_heads=2, instance_temperature=0.5,
         cluster_temperature=1.0, instance_weight=0.7, cluster_weight=1.0, entropy_weight=1.0,
     )  # fmt: skip
     a, b = torch.randn(2, 8, 6)
