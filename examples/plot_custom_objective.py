@@ -2,8 +2,8 @@
 A custom objective
 ==================
 
-A new method is two small classes; loop, devices, files and the face of scikit-learn are there. This
-one is Invariant Information Clustering (Ji et al., ICCV 2019).
+A new method is two small classes; training loop, devices, files and the scikit-learn API are
+inherited. This one is Invariant Information Clustering (Ji et al., ICCV 2019) in its simplest form.
 """
 
 import matplotlib.pyplot as plt
@@ -14,29 +14,31 @@ from skcc.datasets import load_digits
 from skcc.distributed import gather
 from skcc.losses import negative_entropy
 from skcc.metrics import clustering_accuracy
-from skcc.objective import Objective
+from skcc.objective import Objective, Phase
 from skcc.plotting import ClusterConfusionDisplay, TrainingCurveDisplay
 
 # %%
-# What is trained
-# ---------------
-# An objective gives the terms of the loss, which are added up, soft assignments, and features. Here
-# the terms are what the cluster of a view tells about that of the other, and one of the package
-# that keeps clusters from running empty. `gather` is for several processes: terms need all rows.
+# The objective
+# -------------
+# An objective returns loss terms, which are added up, soft assignments, and features. The first
+# term is the mutual information of the assignments of two views; the second one is from the package
+# and keeps clusters from running empty. `gather` collects the rows of all processes.
 
 
 class InformationObjective(Objective):
-    def __init__(self, backbone, n_features, n_clusters):
+    def __init__(self, setup, n_clusters, entropy_weight):
         super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(n_features, n_clusters)
+        self.backbone, self.n_embedding = setup.backbone, setup.n_features
+        self.head = nn.Linear(setup.n_features, n_clusters)
+        self.entropy_weight = entropy_weight
 
     def forward(self, views, index):
         p, q = gather(*(self.assign(view) for view in views))
         joint = ((p.T @ q + q.T @ p) / (2 * len(p))).clamp_min(1e-9)
-        margin = joint.sum(dim=1, keepdim=True)
-        information = (joint * (joint / (margin * margin.T)).log()).sum()
-        return {"information": -information, "entropy": negative_entropy((p + q) / 2)}
+        marginal = joint.sum(dim=1, keepdim=True)
+        information = (joint * (joint / (marginal * marginal.T)).log()).sum()
+        entropy = self.entropy_weight * negative_entropy((p + q) / 2)
+        return {"information": -information, "entropy": entropy}
 
     def assign(self, images):
         return self.head(self.embed(images)).float().softmax(dim=1)
@@ -46,29 +48,21 @@ class InformationObjective(Objective):
 
 
 # %%
-# A constructor, as scikit-learn wants it, and the objective for the engine.
-class InformationClustering(BaseDeepClusterer):
-    def __init__(self, n_clusters=8, *, backbone="auto", augment="auto", image_size=None,
-                 image_shape=None, augmented_views=2, readout="head", max_epochs="auto",
-                 max_seconds=None, batch_size="auto", learning_rate="auto", weight_decay=0.0,
-                 schedule="one-cycle", checkpoint_dir=None, device="auto", precision="auto",
-                 sync_batchnorm=True, n_jobs=None, cache_dir=None, on_error="raise",
-                 random_state=None, verbose=0):  # fmt: skip
-        self.n_clusters, self.backbone, self.augment = n_clusters, backbone, augment
-        self.image_size, self.image_shape, self.readout = image_size, image_shape, readout
-        self.augmented_views, self.max_seconds = augmented_views, max_seconds
-        self.max_epochs, self.batch_size, self.schedule = max_epochs, batch_size, schedule
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.checkpoint_dir, self.device, self.precision = checkpoint_dir, device, precision
-        self.sync_batchnorm, self.n_jobs, self.cache_dir = sync_batchnorm, n_jobs, cache_dir
-        self.on_error, self.random_state, self.verbose = on_error, random_state, verbose
+# The estimator
+# -------------
+# It declares its own parameters; those that all estimators share are inherited. A phase is a part of
+# training with an objective; methods with pre-training yield several.
 
-    def _phases(self, backbone, n_features, settings):
-        yield InformationObjective(backbone, n_features, self.n_clusters), settings
+
+class InformationClustering(BaseDeepClusterer):
+    entropy_weight: float = 1.0
+
+    def _phases(self, setup):
+        yield Phase(InformationObjective(setup, self.n_clusters, self.entropy_weight))
 
 
 # %%
-# All else works as in the package, whose own methods do better on digits.
+# Everything else works as in the package, whose own methods do better on digits.
 digits = load_digits()
 model = InformationClustering(n_clusters=10, max_epochs=24, random_state=0).fit(digits.images)
 figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
