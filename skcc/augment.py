@@ -1,9 +1,9 @@
-"""Batches of images to random views, on whatever device the batch is.
+"""Random views of images and vectors, computed in batches on the device of the batch.
 
-Every sample gets its own draw. The draws of a whole epoch are made at once, from one generator,
-into a table with one row per sample (`Views.draw`); applying them (`Views.__call__`) is pure
-tensor arithmetic. So the views of an image depend on the seed, the epoch and the image, not on
-how the images were batched. This file knows no method and no network.
+Every sample has its own random parameters. `Views.draw` samples those of a whole epoch at once,
+from one generator, into a table with one row per sample; `Views.__call__` applies them with tensor
+operations only. The views of an image therefore depend on the seed, the epoch and the image, not
+on how the images are batched.
 """
 
 import math
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
-_BLUR_RADIUS = 11  # the 23 taps of Contrastive Clustering
-_CROP_TRIES = 10
-_CONTRAST = 1  # its place among the colour operations
+_BLUR_RADIUS = 11  # a kernel of 23 taps, as in Contrastive Clustering
+_CROP_TRIES = 10  # as in torchvision's RandomResizedCrop
+_CONTRAST = 1  # index of contrast among the four colour operations
 _NOISE_BANK = 2048
 _MIN_FEATURES_TO_DROP = 8
 
@@ -25,21 +25,22 @@ _MIN_FEATURES_TO_DROP = 8
 def resize_matrix(
     start: Tensor, length: Tensor, n_in: int, n_out: int, flip: Tensor | None = None
 ) -> Tensor:
-    """Matrices that cut an interval out of a row of pixels and resample it.
+    """Build matrices that crop an interval from a row of pixels and resample it.
 
-    The filter is Pillow's antialiased bilinear one: a triangle as wide as the larger of an
-    input and an output pixel, restricted to the interval, its weights summing to one.
+    The filter is Pillow's antialiased bilinear filter: a triangle whose half-width is the larger
+    of an input and an output pixel. Only pixels inside the interval count, and the weights of an
+    output pixel sum to one.
 
     Parameters
     ----------
     start, length : Tensor of shape (b,)
-        The interval, in input pixels; ``length >= 1`` and inside ``[0, n_in]``.
+        The intervals, in input pixels; ``length >= 1``, and inside ``[0, n_in]``.
 
     n_in, n_out : int
-        Pixels of the input and output row.
+        Number of pixels of the input and of the output row.
 
     flip : Tensor of bool of shape (b,), default=None
-        Which outputs are mirrored.
+        Which outputs are mirrored. None mirrors none.
 
     Returns
     -------
@@ -60,7 +61,7 @@ def resize_matrix(
 
 
 def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor | None = None):
-    """Cut one box out of each image and resize it, antialiased.
+    """Crop one box from each image and resize it with antialiasing.
 
     Parameters
     ----------
@@ -68,18 +69,18 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
         Floating-point images.
 
     box : Tensor of shape (b, 4)
-        Top, left, height and width of the box, as fractions of the image.
+        Top, left, height and width of each box, as fractions of the image.
 
     size : tuple of (int, int)
-        Height and width of the result.
+        Height and width of the crops, in pixels.
 
     flip : Tensor of bool of shape (b,), default=None
-        Which results are mirrored left to right.
+        Which crops are mirrored left to right. None mirrors none.
 
     Returns
     -------
     crops : Tensor of shape (b, c, height, width)
-        Within one gray level of what Pillow's ``crop`` and ``resize`` give.
+        Equal to the result of Pillow's ``crop`` and ``resize`` up to one gray level.
     """
     b, h, w, c = images.shape
     top, left, height, width = box.unbind(1)
@@ -92,15 +93,15 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
 
 
 def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """What a network sees of a stored batch when nothing is random.
+    """Resize a batch to the size of the views, without random transformations.
 
     Parameters
     ----------
     batch : Tensor of shape (b, h, w, c) and dtype uint8, or of shape (b, d)
-        Images as they are stored, or vectors.
+        Stored images, or vectors.
 
     size : tuple of (int, int) or None
-        Height and width of the view; None for vectors.
+        Height and width of the views, in pixels; None for vectors.
 
     Returns
     -------
@@ -119,49 +120,51 @@ def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Random views of images: warp, crop, flip, colour, blur.
+    """Random views of images: rotation, shear, crop, flip, colour jitter and blur.
 
     Parameters
     ----------
     scale : tuple of (float, float), default=(0.08, 1.0)
-        Range of the share of the image that a crop keeps.
+        Range of the area of the crop, as a fraction of the area of the image.
 
     ratio : tuple of (float, float), default=(3/4, 4/3)
-        Range of the crop's width over height, drawn uniformly in the logarithm.
+        Range of the aspect ratio of the crop, width over height. Its logarithm is uniform.
 
     flip : float, default=0.5
-        Probability of a left-right flip.
+        Probability of a horizontal flip.
 
     rotation : float, default=0.0
-        Largest rotation either way, in degrees.
+        Largest angle of rotation in either direction, in degrees.
 
     shear : float, default=0.0
-        Largest horizontal shear either way, in degrees.
+        Largest angle of horizontal shear in either direction, in degrees.
 
     brightness, contrast, saturation : float, default=0.0
-        A factor is drawn from ``[max(0, 1 - value), 1 + value]``. Saturation acts on colour
+        The factor is uniform in ``[max(0, 1 - value), 1 + value]``. Saturation applies to colour
         images only.
 
     hue : float, default=0.0
-        Largest rotation of the hue either way, as a fraction of a full turn. Colour only.
+        Largest rotation of the hue in either direction, as a fraction of a full turn. Applies to
+        colour images only.
 
     jitter : float, default=0.8
-        Probability that the four colour operations are applied, in an order drawn per image.
+        Probability that the four colour operations are applied. Their order is random for each
+        image.
 
     grayscale : float, default=0.0
-        Probability that colour is removed.
+        Probability that a colour image becomes gray.
 
     blur : float, default=0.0
         Probability of a Gaussian blur.
 
     sigma : tuple of (float, float), default=(0.1, 2.0)
-        Range of the blur's standard deviation, in pixels of the view.
+        Range of the standard deviation of the blur, in pixels of the view.
 
     Notes
     -----
-    Crops are drawn as torchvision's ``RandomResizedCrop`` draws them, but not rounded to whole
-    pixels. Hue turns the colours about the gray axis, a linear map, where torchvision goes
-    through HSV; values are clipped once, at the end.
+    Crops have the distribution of torchvision's ``RandomResizedCrop``, but are not rounded to
+    whole pixels. The hue is changed by a rotation of the colour space about its gray axis, which
+    is linear; torchvision converts to HSV. Values are clipped once, after all colour operations.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -179,7 +182,7 @@ class ImageAugmentation:
     sigma: tuple[float, float] = (0.1, 2.0)
 
     def draw(self, n: int, shape: tuple, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the parameters of one view of each of `n` images.
+        """Sample the parameters of one view of each of `n` images.
 
         Parameters
         ----------
@@ -190,27 +193,28 @@ class ImageAugmentation:
             Height, width and channels of the stored images.
 
         generator : torch.Generator
-            Where the random numbers come from; on the CPU.
+            Source of random numbers, on the CPU.
 
         Returns
         -------
         table : dict of str to Tensor of shape (n, ...)
-            Row ``i`` belongs to image ``i``.
+            Parameters by name; row ``i`` is that of image ``i``.
         """
 
         def uniform(low, high, *columns):
             return torch.rand(n, *columns, generator=generator) * (high - low) + low
 
-        def chance(probability):
+        def bernoulli(probability):
             return torch.rand(n, generator=generator) < probability
 
         def factor(strength):
             return uniform(max(0.0, 1 - strength), 1 + strength)
 
-        # Every column is always drawn, so that changing one strength leaves the others' draws.
+        # Every column is always sampled, so that a change of one strength does not change the
+        # random numbers of the others.
         return {
             "box": _random_box(uniform, self.scale, self.ratio, shape),
-            "flip": chance(self.flip),
+            "flip": bernoulli(self.flip),
             "rotation": uniform(-1, 1) * math.radians(self.rotation),
             "shear": uniform(-1, 1) * math.radians(self.shear),
             "brightness": factor(self.brightness),
@@ -218,29 +222,29 @@ class ImageAugmentation:
             "saturation": factor(self.saturation),
             "hue": uniform(-1, 1) * self.hue,
             "order": torch.rand(n, 4, generator=generator).argsort(dim=1),
-            "jitter": chance(self.jitter),
-            "grayscale": chance(self.grayscale),
-            "sigma": uniform(*self.sigma) * chance(self.blur),
+            "jitter": bernoulli(self.jitter),
+            "grayscale": bernoulli(self.grayscale),
+            "sigma": uniform(*self.sigma) * bernoulli(self.blur),
         }
 
     def __call__(
         self, batch: Tensor, table: dict[str, Tensor], index: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """Apply drawn parameters to a batch.
+        """Apply sampled parameters to a batch.
 
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) and dtype uint8
-            Images as they are stored.
+            Stored images.
 
         table : dict of str to Tensor of shape (n, ...)
-            What `draw` made.
+            Parameters from `draw`.
 
         index : Tensor of shape (b,)
-            Their rows in `table`.
+            Row of `table` of each image.
 
         size : tuple of (int, int)
-            Height and width of the view.
+            Height and width of the views, in pixels.
 
         Returns
         -------
@@ -253,7 +257,7 @@ class ImageAugmentation:
             images = _warp(images, rows["rotation"], rows["shear"])
         x = crop_resize(images, rows["box"], size, rows["flip"])
         x = _jitter_colour(x, rows) if x.shape[1] in (3, 4) else _jitter_intensity(x, rows)
-        if self.blur and x.device.type == "cpu":  # elsewhere, knowing which would stop the device
+        if self.blur and x.device.type == "cpu":  # elsewhere, nonzero would synchronise the device
             blurred = rows["sigma"].nonzero()[:, 0]
             x[blurred] = _blur(x[blurred], rows["sigma"][blurred])
         elif self.blur:
@@ -262,7 +266,7 @@ class ImageAugmentation:
 
 
 def _random_box(uniform, scale, ratio, shape):
-    """Boxes as torchvision's RandomResizedCrop: the first of ten tries that fits, else central."""
+    """Sample boxes as RandomResizedCrop does: the first of ten tries that fits, or the centre."""
     h, w = shape[:2]
     area = uniform(*scale, _CROP_TRIES) * (h * w)
     aspect = uniform(math.log(ratio[0]), math.log(ratio[1]), _CROP_TRIES).exp()
@@ -275,7 +279,7 @@ def _random_box(uniform, scale, ratio, shape):
     none_fits = first[:, 0] == _CROP_TRIES
     width = torch.where(none_fits, min(w, h * central), width.gather(1, chosen)[:, 0])
     height = torch.where(none_fits, min(h, w / central), height.gather(1, chosen)[:, 0])
-    width, height = width.clamp(1, w), height.clamp(1, h)  # never less than a pixel
+    width, height = width.clamp(1, w), height.clamp(1, h)  # at least one pixel
     top, left = uniform(0, 1), uniform(0, 1)
     top = torch.where(none_fits, 0.5, top) * (h - height)
     left = torch.where(none_fits, 0.5, left) * (w - width)
@@ -283,11 +287,11 @@ def _random_box(uniform, scale, ratio, shape):
 
 
 def _warp(images, rotation, shear):
-    """Rotate and shear about the centre; what comes from outside repeats the border."""
+    """Rotate and shear images about their centre, padded with the nearest border pixel."""
     _, h, w, _ = images.shape
     cos, sin, slant = rotation.cos(), rotation.sin(), shear.tan()
     zero = torch.zeros_like(cos)
-    # affine_grid counts in half sides, hence the aspect ratio.
+    # affine_grid has coordinates in [-1, 1] on both axes, hence the aspect ratio.
     theta = torch.stack(
         [
             torch.stack([cos, (cos * slant - sin) * h / w, zero], dim=1),
@@ -302,21 +306,19 @@ def _warp(images, rotation, shear):
 
 
 def _jitter_intensity(x, rows):
-    """Brightness and contrast of images whose channels are not colours."""
+    """Change brightness and contrast of images whose channels are not colours."""
     applied = rows["jitter"]
     bright = torch.where(applied, rows["brightness"], 1.0)[:, None, None, None]
     contrast = torch.where(applied, rows["contrast"], 1.0)[:, None, None, None]
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    # Affine, so either order of the two gives this product.
+    # The two commute: brightness scales the mean as well.
     return ((x - mean) * contrast + mean).mul_(bright).clamp_(0, 1)
 
 
 def _jitter_colour(x, rows):
-    """Brightness, contrast, saturation, hue in random order, then grayscale: one affine map.
-
-    Each operation is a 4 x 4 matrix on (r, g, b, 1). Contrast pulls towards the mean luma of the
-    image as the operations before it left it, which is that of the mean colour.
-    """
+    """Apply the four colour operations in random order, then grayscale, as one affine map."""
+    # Each operation is a 4 x 4 matrix on (r, g, b, 1). Contrast needs the mean luma of the image
+    # after the operations before it; luma is linear, so it is the luma of the mean colour.
     b = len(x)
     colour = x[:, :3].flatten(2)
     luma = torch.cat([colour.new_full((1,), weight) for weight in LUMA])  # no copy from the host
@@ -331,62 +333,60 @@ def _jitter_colour(x, rows):
         ],
         dim=1,
     )
-    pull = (1 - rows["contrast"])[:, None]
+    pull = (1 - rows["contrast"])[:, None]  # towards the mean luma
     matrix = eye.expand(b, 4, 4)
     for step in range(4):
         kind = rows["order"][:, step]
         operation = operations.gather(1, kind[:, None, None, None].expand(b, 1, 4, 4))[:, 0]
-        grey = ((matrix @ mean)[:, :3, 0] @ luma)[:, None]
-        offset = F.pad((pull * grey * (kind == _CONTRAST)[:, None]).expand(b, 3), (0, 1))
+        mean_luma = ((matrix @ mean)[:, :3, 0] @ luma)[:, None]
+        offset = F.pad((pull * mean_luma * (kind == _CONTRAST)[:, None]).expand(b, 3), (0, 1))
         matrix = (operation + F.pad(offset[..., None], (3, 0))) @ matrix
     matrix = torch.where(rows["jitter"][:, None, None], matrix, eye)
-    grey = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
-    grey[3, 3] = 1
-    matrix = torch.where(rows["grayscale"][:, None, None], grey, eye) @ matrix
+    to_gray = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
+    to_gray[3, 3] = 1
+    matrix = torch.where(rows["grayscale"][:, None, None], to_gray, eye) @ matrix
     colour = torch.baddbmm(matrix[:, :3, 3:], matrix[:, :3, :3], colour).clamp_(0, 1)
     colour = colour.view(b, 3, *x.shape[2:])
     return colour if x.shape[1] == 3 else torch.cat([colour, x[:, 3:]], dim=1)
 
 
 def _scaling(factor):
+    """Matrices that multiply the three colours by a factor per image."""
     matrix = torch.diag_embed(factor[:, None].expand(-1, 4))
     matrix[:, 3, 3] = 1
     return matrix
 
 
 def _saturation(factor, luma):
-    towards_grey = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
-    matrix = _scaling(factor) + (1 - factor)[:, None, None] * towards_grey
-    return matrix
+    """Matrices that interpolate between each colour and its luma."""
+    to_gray = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
+    return _scaling(factor) + (1 - factor)[:, None, None] * to_gray
 
 
 def _hue(turn):
-    """Rotation of the colour space about its gray axis; red goes to green, green to blue."""
+    """Matrices that rotate colours about the gray axis; a positive turn moves red towards green."""
     third = 2 * math.pi / 3
     angle = 2 * math.pi * turn[:, None, None]
-    steps = torch.arange(3, device=turn.device)
-    apart = (steps[None, :] - steps[:, None]) * third
-    matrix = F.pad((1 + 2 * torch.cos(angle + apart)) / 3, (0, 1, 0, 1))
+    channel = torch.arange(3, device=turn.device)
+    between = (channel[None, :] - channel[:, None]) * third  # angle between two channels
+    matrix = F.pad((1 + 2 * torch.cos(angle + between)) / 3, (0, 1, 0, 1))
     matrix[:, 3, 3] = 1
     return matrix
 
 
 def _blur(x, sigma):
-    """Gaussian blur, one standard deviation per image; sigma 0 leaves the image as it is.
-
-    The border is reflected without repeating its pixel.
-    """
-    reach = [min(_BLUR_RADIUS, side - 1) for side in x.shape[2:]]
+    """Blur each image by a Gaussian of its own sigma, with reflection padding; 0 is no blur."""
+    radii = [min(_BLUR_RADIUS, side - 1) for side in x.shape[2:]]
     rows, columns = (
         _blur_matrix(sigma, side, radius)[:, None]
-        for side, radius in zip(x.shape[2:], reach, strict=True)
+        for side, radius in zip(x.shape[2:], radii, strict=True)
     )
-    x = F.pad(x, (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
+    x = F.pad(x, (radii[1], radii[1], radii[0], radii[0]), mode="reflect")
     return rows @ x @ columns.transpose(2, 3)
 
 
 def _blur_matrix(sigma, side, radius):
-    """Banded matrices (b, side, side + 2 * radius), each row the kernel one further right."""
+    """Toeplitz matrices of shape (b, side, side + 2 * radius) that convolve with the kernel."""
     offset = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.exp(-(offset**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
@@ -395,29 +395,29 @@ def _blur_matrix(sigma, side, radius):
 
 @dataclass(frozen=True)
 class VectorAugmentation:
-    """Random views of vectors: Gaussian noise, and features replaced by their mean.
+    """Random views of vectors: additive Gaussian noise and feature dropout.
 
     Parameters
     ----------
     noise : float, default=0.3
-        Standard deviation of the noise, in standard deviations of each feature
-        (vectors are stored standardised).
+        Standard deviation of the noise, in standard deviations of each feature. Vectors are
+        stored standardised.
 
     drop : float, default=0.2
-        Probability that a feature is replaced by its mean. Not below 8 features, where each
-        is a large part of what there is to know.
+        Probability that a feature is replaced by its mean, which is 0. Vectors of fewer than 8
+        features keep all of them.
 
     Notes
     -----
-    Noise is drawn per epoch as a bank of rows; a sample's noise is the sum of two of them, so
-    that the table stays small whatever the number of features.
+    The noise is not sampled for every sample and feature. Each epoch samples a bank of at most 2048
+    rows; the noise of a sample is the sum of two random rows, divided by the square root of 2.
     """
 
     noise: float = 0.3
     drop: float = 0.2
 
     def draw(self, n: int, shape: tuple, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the parameters of one view of each of `n` vectors.
+        """Sample the parameters of one view of each of `n` vectors.
 
         Parameters
         ----------
@@ -428,12 +428,12 @@ class VectorAugmentation:
             Number of features.
 
         generator : torch.Generator
-            Where the random numbers come from; on the CPU.
+            Source of random numbers, on the CPU.
 
         Returns
         -------
-        table : dict of str to Tensor of shape (n, ...)
-            Two banks of random rows, and for each vector which of those rows it gets.
+        table : dict of str to Tensor
+            Two banks of random rows, and for each vector the indices of its rows.
         """
         size = min(_NOISE_BANK, n)
         return {
@@ -446,26 +446,26 @@ class VectorAugmentation:
     def __call__(
         self, batch: Tensor, table: dict[str, Tensor], index: Tensor, size: None
     ) -> Tensor:
-        """Apply drawn parameters to a batch.
+        """Apply sampled parameters to a batch.
 
         Parameters
         ----------
         batch : Tensor of shape (b, d)
-            Vectors as they are stored.
+            Stored vectors.
 
         table : dict of str to Tensor
-            What `draw` made.
+            Parameters from `draw`.
 
         index : Tensor of shape (b,)
-            Their rows in `table`.
+            Row of `table` of each vector.
 
         size : None
-            Vectors have none.
+            Not used.
 
         Returns
         -------
         view : Tensor of shape (b, d)
-            Vectors of the same scale.
+            Vectors with noise, some features set to 0.
         """
         noise = table["noise_bank"][table["noise_row"][index]].sum(dim=1) * math.sqrt(0.5)
         x = batch + self.noise * noise
@@ -476,10 +476,10 @@ class VectorAugmentation:
 
 @dataclass(frozen=True)
 class NoAugmentation:
-    """The image or vector itself, as the paper's ablation without augmentation has it."""
+    """No augmentation: the view is the image or vector itself."""
 
     def draw(self, n: int, shape: tuple, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw nothing.
+        """Return an empty table.
 
         Parameters
         ----------
@@ -490,7 +490,7 @@ class NoAugmentation:
             Shape of a stored sample.
 
         generator : torch.Generator
-            Left alone.
+            Not used.
 
         Returns
         -------
@@ -505,16 +505,16 @@ class NoAugmentation:
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) or (b, d)
-            Samples as they are stored.
+            Stored samples.
 
         table : dict
-            What `draw` made.
+            Not used.
 
         index : Tensor of shape (b,)
             Not used.
 
         size : tuple of (int, int) or None
-            Height and width of the view.
+            Height and width of the views, in pixels; None for vectors.
 
         Returns
         -------
@@ -525,14 +525,14 @@ class NoAugmentation:
 
 
 class CallableAugmentation:
-    """A user's function as an augmentation.
+    """Wraps a function of the user as an augmentation.
 
     Parameters
     ----------
     function : callable
-        From a float batch, ``(b, c, h, w)`` in [0, 1] at the size of the views or ``(b, d)``,
-        to a batch of views. It may draw from torch's global generator, which the engine seeds
-        anew for each epoch.
+        Maps a float batch, ``(b, c, h, w)`` in [0, 1] at the size of the views or ``(b, d)``,
+        to a batch of views. It may use torch's global generator, which training seeds before
+        each epoch.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
@@ -546,55 +546,57 @@ class CallableAugmentation:
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) or (b, d)
-            Samples as they are stored.
+            Stored samples.
 
         table : dict
-            Empty.
+            Not used.
 
         index : Tensor of shape (b,)
             Not used.
 
         size : tuple of (int, int) or None
-            Height and width of the plain view.
+            Height and width of the plain view, in pixels; None for vectors.
 
         Returns
         -------
         view : Tensor of shape (b, c, h, w) or (b, d)
-            What the function made.
+            Result of the function.
 
         Raises
         ------
         ValueError
-            If that is not a batch of as many samples and channels, in floating point.
+            If the result is no floating-point tensor, or has another number of samples, channels
+            or dimensions.
         """
         plain = plain_view(batch, size)
         view = self.function(plain)
-        wanted = f"a float tensor of shape {tuple(plain.shape[:2])} + (height, width)"
+        expected = f"a float tensor of shape {tuple(plain.shape[:2])} + (height, width)"
         if size is None:
-            wanted = f"a float tensor of shape {tuple(plain.shape)}"
+            expected = f"a float tensor of shape {tuple(plain.shape)}"
         if not isinstance(view, Tensor) or not view.is_floating_point():
-            raise ValueError(f"augment returned {type(view).__name__}; wanted {wanted}")
+            raise ValueError(f"augment returned {type(view).__name__}; expected {expected}")
         if view.shape[:2] != plain.shape[:2] or view.ndim != plain.ndim:
-            raise ValueError(f"augment returned shape {tuple(view.shape)}; wanted {wanted}")
+            raise ValueError(f"augment returned shape {tuple(view.shape)}; expected {expected}")
         return view
 
 
 class Views:
-    """The views of each sample that an objective is trained on.
+    """Makes the views of each sample that an objective is trained on.
 
     Parameters
     ----------
     augmentation : ImageAugmentation, VectorAugmentation, NoAugmentation or CallableAugmentation
-        Every augmented view is an independent draw of it.
+        Each augmented view has random parameters of its own.
 
     size : tuple of (int, int) or None
-        Height and width of the views; None for vectors.
+        Height and width of the views, in pixels; None for vectors.
 
     n_views : int, default=2
-        Views per sample. 0 stands for the plain view alone.
+        Number of views per sample. 0 means one plain view.
 
     n_augmented : int or None, default=None
-        How many of them are augmented; the last ones are plain. None means all.
+        Number of views that are augmented; the remaining ones are plain and come last. None
+        means all.
     """
 
     def __init__(
@@ -607,14 +609,14 @@ class Views:
         if n_augmented is None:
             n_augmented = n_views
         plain = NoAugmentation()
-        self.families = [augmentation] * n_augmented
-        self.families += [plain] * (max(1, n_views) - n_augmented)
+        self.augmentations = [augmentation] * n_augmented
+        self.augmentations += [plain] * (max(1, n_views) - n_augmented)
         self.size = size
 
     def draw(
         self, n: int, shape: tuple, generator: torch.Generator, device: torch.device
     ) -> list[dict[str, Tensor]]:
-        """Draw an epoch: one table per view.
+        """Sample the parameters of all views of an epoch.
 
         Parameters
         ----------
@@ -625,50 +627,50 @@ class Views:
             Shape of a stored sample.
 
         generator : torch.Generator
-            Where the random numbers come from; on the CPU.
+            Source of random numbers, on the CPU.
 
         device : torch.device
-            Where the tables are needed.
+            Where the tables are placed.
 
         Returns
         -------
         tables : list of dict of str to Tensor
-            For `__call__`.
+            One table per view.
         """
-        tables = [family.draw(n, shape, generator) for family in self.families]
+        tables = [augmentation.draw(n, shape, generator) for augmentation in self.augmentations]
         return [{name: column.to(device) for name, column in t.items()} for t in tables]
 
     def __call__(self, batch: Tensor, tables: list, index: Tensor) -> tuple[Tensor, ...]:
-        """Make the views of a batch.
+        """Compute the views of a batch.
 
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) and dtype uint8, or of shape (b, d)
-            Samples as they are stored.
+            Stored samples.
 
-        tables : list of dict
-            What `draw` made.
+        tables : list of dict of str to Tensor
+            Parameters from `draw`.
 
         index : Tensor of shape (b,)
-            Which samples these are.
+            Indices of the samples.
 
         Returns
         -------
         views : tuple of Tensor
-            Each of shape (b, c, height, width), channels last in memory, or (b, d).
+            Each of shape (b, c, height, width) in channels-last memory format, or (b, d).
         """
         return tuple(
-            _channels_last(family(batch, table, index, self.size))
-            for family, table in zip(self.families, tables, strict=True)
+            _channels_last(augmentation(batch, table, index, self.size))
+            for augmentation, table in zip(self.augmentations, tables, strict=True)
         )
 
     def plain(self, batch: Tensor, index: Tensor) -> Tensor:
-        """Make the view of a batch in which nothing is random.
+        """Compute the plain view of a batch, without random transformations.
 
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) and dtype uint8, or of shape (b, d)
-            Samples as they are stored.
+            Stored samples.
 
         index : Tensor of shape (b,)
             Not used.
@@ -682,10 +684,12 @@ class Views:
 
 
 def _channels_last(view):
+    """Convert images to the channels-last memory format; leave vectors unchanged."""
     return view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
 
 
 def _natural(strength=0.5, blur=0.0):
+    """The augmentation of Contrastive Clustering, by strength of the colour jitter."""
     return ImageAugmentation(
         brightness=0.8 * strength,
         contrast=0.8 * strength,
@@ -697,11 +701,11 @@ def _natural(strength=0.5, blur=0.0):
 
 
 AUGMENTATIONS = {
-    # Natural colour images: the family of Contrastive Clustering, by jitter strength and blur.
+    # Natural colour images, as in Contrastive Clustering: three strengths of jitter and blur.
     "natural": _natural(),
     "natural-strong": _natural(1.0),
     "natural-strong-blur": _natural(1.0, blur=0.5),
-    # Of momentum contrast: milder crops, colours always and widely jittered.
+    # As in MoCo: weaker crops; colour jitter is always applied, with a larger range of hues.
     "natural-moco": ImageAugmentation(
         scale=(0.2, 1.0),
         brightness=0.4,
@@ -711,7 +715,7 @@ AUGMENTATIONS = {
         jitter=1.0,
         grayscale=0.2,
     ),
-    # Gray images, where a mirrored or upside-down shape is another shape.
+    # Gray images such as digits and letters, where a mirrored shape is a different one.
     "gray": ImageAugmentation(
         scale=(0.5, 1.0), flip=0.0, rotation=15.0, shear=10.0, brightness=0.6, contrast=0.6
     ),

@@ -1,8 +1,8 @@
-"""Networks from images (or vectors) to features.
+"""Networks that map images or vectors to features.
 
-Each entry of `BACKBONES` is a function ``(shape, size) -> nn.Module`` where ``shape`` is that of
-one sample, ``(height, width, channels)`` or ``(features,)``, and ``size`` the height and width
-at which the network will see images. Torchvision is imported only by the ResNets.
+Each entry of `BACKBONES` is a function ``(shape, size) -> nn.Module``. ``shape`` is the shape of a
+stored sample, ``(height, width, channels)`` or ``(features,)``; ``size`` is the height and width of
+the views. Only the ResNets import torchvision.
 """
 
 import math
@@ -11,11 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-SMALL_STEM_SIDE = 40  # up to here a first layer of stride 4 leaves too little to look at
-MIDDLE_STEM_SIDE = 80
+SMALL_STEM_SIDE = 40  # pixels; up to this side the stem does not reduce the resolution
+MIDDLE_STEM_SIDE = 80  # pixels; up to this side the stem halves it, above it divides it by 4
 
 
 def _conv_norm(n_in, n_out, stride=1):
+    """A 3 x 3 convolution, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(n_out),
@@ -24,11 +25,18 @@ def _conv_norm(n_in, n_out, stride=1):
 
 
 class GlobalLocalPool(nn.Module):
-    """The mean of a map over the image, beside a linear layer that sees its cells apart.
+    """Global average pooling, concatenated with a linear layer on a grid of local averages.
 
-    The mean forgets where in the image things are: on aligned shapes, such as letters, that
-    costs half of the accuracy. The cells alone take long to learn that a shape which has moved
-    is the same (docs/log.md, 2026-11-22).
+    Global pooling discards positions, which halves the accuracy on aligned shapes such as letters.
+    The local averages alone are slow to learn invariance to translation (docs/log.md, 2026-11-22).
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the feature map.
+
+    cells : tuple of (int, int)
+        Rows and columns of the grid.
     """
 
     def __init__(self, channels: int, cells: tuple[int, int]):
@@ -43,12 +51,25 @@ class GlobalLocalPool(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pool a feature map.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            The feature map.
+
+        Returns
+        -------
+        h : Tensor of shape (n, 2 * channels)
+            Global averages, then the output of the linear layer.
+        """
         return torch.cat([self.mean(x), self.cells(x)], dim=1)
 
 
 def _conv4(shape, size, widths=(32, 64, 128, 128)):
+    """Four convolutions and `GlobalLocalPool`; a small network for CPUs."""
     strides = (2 if min(size) > SMALL_STEM_SIDE else 1, 2, 2, 1)
-    cells = tuple(min(4, _after(strides, side)) for side in size)
+    cells = tuple(min(4, _output_side(strides, side)) for side in size)
     convolutions = [
         _conv_norm(n_in, n_out, stride)
         for n_in, n_out, stride in zip((shape[-1], *widths), widths, strides, strict=False)
@@ -56,14 +77,15 @@ def _conv4(shape, size, widths=(32, 64, 128, 128)):
     return _kaiming(nn.Sequential(*convolutions, GlobalLocalPool(widths[-1], cells)))
 
 
-def _after(strides, side):
-    """Side of a map after 3 x 3 convolutions with padding 1."""
+def _output_side(strides, side):
+    """Side of the feature map after 3 x 3 convolutions with padding 1."""
     for stride in strides:
         side = math.ceil(side / stride)
     return side
 
 
 def _kaiming(network):
+    """Initialise the convolutions by Kaiming's rule and return the network."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -71,6 +93,7 @@ def _kaiming(network):
 
 
 def _torchvision_models():
+    """Import torchvision's models; raise an ImportError with instructions if that fails."""
     try:
         from torchvision import models
     except (ImportError, RuntimeError) as error:
@@ -84,15 +107,17 @@ def _torchvision_models():
 
 
 def _resnet(name, stem):
+    """Return a function that builds a ResNet; without a stem, the size of the views decides."""
+
     def build(shape, size):
         network = getattr(_torchvision_models(), name)(weights=None)
         network.fc = nn.Identity()
-        chosen = stem or _stem_for(size)
-        if chosen == "image":
+        resolved = stem or _stem_for(size)
+        if resolved == "image":
             if shape[-1] != 3:
                 network.conv1 = nn.Conv2d(shape[-1], 64, 7, stride=2, padding=3, bias=False)
         else:
-            stride = 1 if chosen == "small" else 2
+            stride = 1 if resolved == "small" else 2
             network.conv1 = nn.Conv2d(shape[-1], 64, 3, stride=stride, padding=1, bias=False)
             network.maxpool = nn.Identity()
         return _kaiming(network)
@@ -101,6 +126,7 @@ def _resnet(name, stem):
 
 
 def _stem_for(size):
+    """Name of the stem for views of this size."""
     side = min(size)
     if side <= SMALL_STEM_SIDE:
         return "small"
@@ -108,6 +134,7 @@ def _stem_for(size):
 
 
 def _mlp(shape, size, width=128):
+    """Two linear layers for vectors."""
     return nn.Sequential(
         nn.Linear(shape[0], width, bias=False),
         nn.BatchNorm1d(width),
@@ -119,16 +146,19 @@ def _mlp(shape, size, width=128):
 
 
 def _narrow_resnet(shape, size, width=16):
-    first = 2 if min(size) > SMALL_STEM_SIDE else 1
-    blocks = [_conv_norm(shape[-1], width, first)]
+    """A ResNet-10 with a quarter of the usual width."""
+    stem_stride = 2 if min(size) > SMALL_STEM_SIDE else 1
+    blocks = [_conv_norm(shape[-1], width, stem_stride)]
     n_in = width
     for n_out, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
-        blocks.append(_Residual(n_in, n_out, stride))
+        blocks.append(_ResidualBlock(n_in, n_out, stride))
         n_in = n_out
     return _kaiming(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
+    """A basic block of two 3 x 3 convolutions with a shortcut."""
+
     def __init__(self, n_in, n_out, stride):
         super().__init__()
         self.body = nn.Sequential(

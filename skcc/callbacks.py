@@ -1,7 +1,7 @@
-"""Progress of training: for people, for scikit-learn's callbacks, and in files.
+"""Progress of training: on the terminal, for scikit-learn's callbacks, and in log files.
 
-scikit-learn has callbacks since 1.9; they are experimental there, and this is the only file that
-knows of them. With older releases everything but `set_callbacks` works.
+Only this file uses scikit-learn's callbacks, which are experimental. They need scikit-learn 1.9;
+with older releases everything except `set_callbacks` works.
 """
 
 import csv
@@ -20,25 +20,25 @@ try:
 except ImportError:
 
     class CallbackSupportMixin:
-        """What stands in for scikit-learn's class of this name before 1.9."""
+        """Replacement for the class of the same name in scikit-learn 1.9."""
 
         def set_callbacks(self, *callbacks):
-            """Refuse callbacks.
+            """Raise an error if any callbacks are given.
 
             Parameters
             ----------
             *callbacks : callback instances
-                None can be taken.
+                Not supported before scikit-learn 1.9.
 
             Returns
             -------
             self : object
-                The estimator, if there are no callbacks.
+                The estimator.
 
             Raises
             ------
             ImportError
-                If there are; says which scikit-learn has them.
+                If any callbacks are given.
             """
             if callbacks:
                 raise ImportError(
@@ -48,71 +48,71 @@ except ImportError:
             return self
 
         def _init_callback_context(self, **task):
-            return _NoTask()
+            return _NullContext()
 
-    class _NoTask:
-        """A task that nobody is told of."""
+    class _NullContext:
+        """A callback context without callbacks."""
 
         def subcontext(self, **task):
             return self
 
-        def call_on_fit_task_begin(self, **told):
+        def call_on_fit_task_begin(self, **arguments):
             return self
 
-        def call_on_fit_task_end(self, **told):
+        def call_on_fit_task_end(self, **arguments):
             return False
 
     def with_callbacks(method: Callable) -> Callable:
-        """Leave a method as it is.
+        """Return a method unchanged.
 
         Parameters
         ----------
         method : callable
-            One that fits.
+            A method that fits.
 
         Returns
         -------
         method : callable
-            The same.
+            The same method.
         """
         return method
 
 
-_LINE_SECONDS = 5.0
+_LINE_SECONDS = 5.0  # between two lines without tqdm
 
 
 def announce(title: str, settings: dict[str, object], verbose: int) -> None:
-    """Show what every "auto" came to.
+    """Print the resolved settings to standard error.
 
     Parameters
     ----------
     title : str
-        Name of what is trained.
+        Name of the estimator.
 
     settings : dict of str to object
-        What was chosen.
+        As `skcc.training.settings.resolve_settings` returns them.
 
     verbose : int
-        0 shows nothing.
+        0 prints nothing.
     """
     if verbose:
-        words = ", ".join(f"{name}={value}" for name, value in settings.items())
-        print(f"{title}: {words}", file=sys.stderr, flush=True)
+        text = ", ".join(f"{name}={value}" for name, value in settings.items())
+        print(f"{title}: {text}", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """What ``verbose=1`` shows.
+    """Progress of training on standard error: a bar of tqdm, or lines where it is not installed.
 
     Parameters
     ----------
     title : str
-        Name of what is trained.
+        Name of the estimator.
 
     epochs : int
-        Passes over the samples.
+        Number of epochs.
 
     n : int
-        Samples per pass.
+        Samples per epoch.
 
     verbose : int
         0 shows nothing.
@@ -120,8 +120,8 @@ class Progress:
 
     def __init__(self, title: str, epochs: int, n: int, verbose: int):
         self.title, self.epochs, self.n = title, epochs, n
-        self._bar = self._first = None
-        self._shown = self._started = time.monotonic()
+        self._bar = self._first_epoch = None
+        self._last_line = self._started = time.monotonic()
         self._verbose = verbose
         if verbose:
             try:
@@ -146,115 +146,117 @@ class Progress:
             Counted from 0.
 
         terms : dict of str to float
-            Mean terms of the loss.
+            Mean loss terms.
 
         seconds : float
-            What the epoch took.
+            Duration of the epoch.
         """
         if not self._verbose:
             return
-        if self._first is None:  # a resumed run took no time for what it did not do
-            self._first = epoch
+        if self._first_epoch is None:  # a resumed run spent no time on earlier epochs
+            self._first_epoch = epoch
             if self._bar is not None:
                 self._bar.initial = self._bar.n = epoch
-        shown = {name: f"{value:.3f}" for name, value in terms.items()}
-        shown["images/s"] = f"{self.n / max(seconds, 1e-9):.0f}"
+        values = {name: f"{value:.3f}" for name, value in terms.items()}
+        values["images/s"] = f"{self.n / max(seconds, 1e-9):.0f}"
         if self._bar is not None:
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix(values, refresh=False)
             self._bar.update(epoch + 1 - self._bar.n)
             return
         now = time.monotonic()
-        if now - self._shown >= _LINE_SECONDS or epoch in (0, self.epochs - 1):
-            self._shown = now
-            pace = (now - self._started) / (epoch + 1 - self._first)
-            left = pace * (self.epochs - epoch - 1)
-            words = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(
-                f"{self.title}  epoch {epoch + 1}/{self.epochs}  {words}  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+        if now - self._last_line >= _LINE_SECONDS or epoch in (0, self.epochs - 1):
+            self._last_line = now
+            self._print_line(epoch, values, now)
+
+    def _print_line(self, epoch, values, now):
+        seconds_per_epoch = (now - self._started) / (epoch + 1 - self._first_epoch)
+        remaining = seconds_per_epoch * (self.epochs - epoch - 1)
+        text = "  ".join(f"{name} {value}" for name, value in values.items())
+        print(
+            f"{self.title}  epoch {epoch + 1}/{self.epochs}  {text}  {remaining:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class FitTasks:
-    """The tasks of one fit, as scikit-learn's callbacks see them: the fit, and below it its epochs.
+    """Invokes scikit-learn's callbacks: a task for the fit, with a subtask for each epoch.
 
     Parameters
     ----------
     estimator : BaseDeepClusterer
-        Being fitted.
+        The estimator that is fitted.
 
     X, y : object, object
-        What `fit` was given.
+        The arguments of `fit`.
 
-    epochs : int
-        How many are planned.
+    epochs : int or None
+        Number of epochs of all phases; None if it is not known.
     """
 
-    def __init__(self, estimator, X, y, epochs: int):
-        self._told = {"estimator": estimator, "X": X, "y": y}
+    def __init__(self, estimator, X, y, epochs: int | None):
+        self._arguments = {"estimator": estimator, "X": X, "y": y}
         self._fit = estimator._init_callback_context(max_subtasks=epochs)
-        self._fit.call_on_fit_task_begin(**self._told)
+        self._fit.call_on_fit_task_begin(**self._arguments)
 
     def begin_epoch(self) -> None:
-        """Tell that an epoch begins."""
+        """Invoke the callbacks at the beginning of an epoch."""
         self._epoch = self._fit.subcontext(task_name="epoch")
-        self._epoch.call_on_fit_task_begin(**self._told)
+        self._epoch.call_on_fit_task_begin(**self._arguments)
 
     def end_epoch(self, fitted: Callable[[], dict[str, object]]) -> bool:
-        """Tell that the epoch has ended.
+        """Invoke the callbacks at the end of an epoch.
 
         Parameters
         ----------
         fitted : callable
-            Gives the attributes of an estimator fitted until now; called if somebody asks.
+            Returns the attributes of the estimator in the state after this epoch. It is called
+            only if a callback needs them.
 
         Returns
         -------
         stop : bool
-            Whether a callback wants training to end.
+            Whether a callback requested the end of training.
         """
-        return self._epoch.call_on_fit_task_end(**self._told, reconstruction_attributes=fitted)
+        return self._epoch.call_on_fit_task_end(**self._arguments, reconstruction_attributes=fitted)
 
     def end(self, fitted: Callable[[], dict[str, object]]) -> None:
-        """Tell that the fit has ended.
+        """Invoke the callbacks at the end of the fit.
 
         Parameters
         ----------
         fitted : callable
-            Gives the attributes of the fitted estimator.
+            Returns the attributes of the fitted estimator.
         """
-        self._fit.call_on_fit_task_end(**self._told, reconstruction_attributes=fitted)
+        self._fit.call_on_fit_task_end(**self._arguments, reconstruction_attributes=fitted)
 
 
 class _Logger:
-    """Writes the terms of the loss after each epoch; a run of its own for each fit.
-
-    Handles are open from `setup` to `teardown`, and stay behind when a logger is pickled.
-    """
+    """Base of the loggers; it opens a file or run in `setup` and closes it in `teardown`."""
 
     def __init__(self, folder):
         self.folder = folder
         self._open = {}
 
     def __getstate__(self):
+        # Open files cannot be pickled.
         return {"folder": self.folder, "_open": {}}
 
     def setup(self, estimator, context):
-        """Begin a run.
+        """Open the log of a fit.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task of its fit.
+            Context of the fit.
 
         Raises
         ------
         TypeError
-            If the estimator is none of skcc's.
+            If the estimator is not one of skcc.
         """
         if not isinstance(estimator, CallbackSupportMixin) or not hasattr(estimator, "_phases"):
             raise TypeError(
@@ -265,42 +267,42 @@ class _Logger:
             self._open[_key(context)] = self._start(Path(self.folder) / _run_name(context))
 
     def teardown(self, estimator, context):
-        """End the run.
+        """Close the log of a fit.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Was fitted.
+            The estimator that was fitted.
 
         context : sklearn.callback.CallbackContext
-            The task of its fit.
+            Context of the fit.
         """
         run = self._open.pop(_key(context), None)
         if run is not None:
             run.close()
 
     def on_fit_task_begin(self, estimator, context):
-        """Nothing is logged at the beginning of a task.
+        """Do nothing at the beginning of a task; required by the protocol.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task.
+            Context of the task.
         """
 
     def on_fit_task_end(self, estimator, context):
-        """Log the terms of an epoch.
+        """Write the loss terms of an epoch.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Being fitted.
+            The estimator that is fitted.
 
         context : sklearn.callback.CallbackContext
-            The task; anything but an epoch is passed over.
+            Context of the task; tasks other than epochs are ignored.
         """
         if context.task_name != "epoch" or not distributed.is_rank_zero():
             return
@@ -309,38 +311,43 @@ class _Logger:
         self._write(run, len(estimator.history_), seconds, estimator.history_[-1])
 
     def _start(self, path):
+        """Open the log at a path without suffix and return its handle."""
         raise NotImplementedError
 
     def _write(self, run, epoch, seconds, terms):
+        """Write the loss terms of an epoch, counted from 1."""
         raise NotImplementedError
 
 
-def _path(context):
-    return [] if context is None else [*_path(context.parent), context]
+def _ancestors(context):
+    """The contexts from the root to this one, such as those of a search, a pipeline and a fit."""
+    return [] if context is None else [*_ancestors(context.parent), context]
 
 
 def _key(context):
-    return context.root_uuid, *(task.task_id for task in _path(context))
+    """A hashable identifier of a context."""
+    return context.root_uuid, *(task.task_id for task in _ancestors(context))
 
 
 def _run_name(context):
-    """When, of which estimator, and where in the fit of a search or pipeline."""
-    root, *below = _path(context)
-    when = root.init_time.strftime("%Y%m%d-%H%M%S")
-    where = [str(task.task_id) for task in below]
-    return "-".join([when, context.estimator_name, root.root_uuid.hex[:6], *where])
+    """Time, estimator, and the position of the fit in a search or pipeline."""
+    root, *descendants = _ancestors(context)
+    started = root.init_time.strftime("%Y%m%d-%H%M%S")
+    position = [str(task.task_id) for task in descendants]
+    return "-".join([started, context.estimator_name, root.root_uuid.hex[:6], *position])
 
 
 class CSVLogger(_Logger):
-    """A callback that writes the terms of the loss to CSV files, one per fit.
+    """Callback for `set_callbacks` that writes the loss terms to CSV files, one per fit.
 
-    Give it to `set_callbacks`. A row per epoch holds the epoch, counted from 1, the seconds since
-    the fit began, and each term.
+    Each epoch is a row with the epoch, counted from 1, the seconds since the beginning of the fit,
+    and the mean of each loss term.
 
     Parameters
     ----------
     folder : str or Path
-        Where files are made, named by time, estimator and place in the fit of a search.
+        Folder of the files. Their names hold the time, the estimator and, within a search, the
+        position of the fit.
 
     See Also
     --------
@@ -361,15 +368,15 @@ class CSVLogger(_Logger):
 
 
 class TensorBoardLogger(_Logger):
-    """A callback that writes the terms of the loss for TensorBoard, one run per fit.
+    """Callback for `set_callbacks` that logs the loss terms to TensorBoard, one run per fit.
 
-    Give it to `set_callbacks`. Needs the package tensorboard; ``tensorboard --logdir folder``
-    then shows the curves.
+    It needs the package tensorboard; ``tensorboard --logdir folder`` shows the curves.
 
     Parameters
     ----------
     folder : str or Path
-        Where runs are made, named by time, estimator and place in the fit of a search.
+        Folder of the runs. Their names hold the time, the estimator and, within a search, the
+        position of the fit.
 
     See Also
     --------

@@ -1,7 +1,7 @@
-"""Data sets with known classes, for benchmarks and examples, by the split rules of the papers.
+"""Data sets with known classes for benchmarks and examples, with the splits of the papers.
 
-Each function returns a Bunch with ``images`` (something that `fit` takes), ``target`` (class
-of each image, or None) and ``target_names``; STL-10 has ``unlabeled`` as well.
+Each function returns a Bunch with ``images`` (an argument of `fit`), ``target`` (class of each
+image, or None) and ``target_names``. STL-10 has ``unlabeled`` as well.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 
 from skcc.data import image_files
 
-# Fine classes of each of the 20 super-classes of CIFAR-100, in the order of their names.
+# The 20 super-classes of CIFAR-100 and their fine classes, ordered by name.
 _SUPERCLASSES = (
     ("aquatic_mammals", (4, 30, 55, 72, 95)),
     ("fish", (1, 32, 67, 73, 91)),
@@ -37,7 +37,7 @@ _SUPERCLASSES = (
     ("vehicles_2", (41, 69, 81, 85, 89)),
 )
 
-# Synsets of ImageNet, by the authors' lists.
+# Subsets of ImageNet by synset, from the lists of the authors of Contrastive Clustering.
 _IMAGENET10 = (
     *("n02056570", "n02085936", "n02128757", "n02690373", "n02692877"),
     *("n03095699", "n04254680", "n04285008", "n04467665", "n07747607"),
@@ -51,7 +51,7 @@ _SYNSET = "n" + "[0-9]" * 8
 
 
 def load_digits() -> Bunch:
-    """Scans of handwritten digits, bundled with scikit-learn: 1,797 of 8 x 8 pixels, gray.
+    """Load the handwritten digits of scikit-learn: 1,797 gray images of 8 x 8 pixels.
 
     Returns
     -------
@@ -65,22 +65,22 @@ def load_digits() -> Bunch:
 
 
 def load_folder(root) -> Bunch:
-    """Image files below a folder; the class is the name of the folder that a file is in.
+    """List the image files in a folder; the class of a file is the name of its parent folder.
 
     Parameters
     ----------
     root : str or Path
-        Searched recursively.
+        Folder, searched recursively.
 
     Returns
     -------
     files : Bunch
-        ``images`` is a list of paths. ``target`` is None if no file is in a sub-folder.
+        ``images`` is a list of paths. ``target`` is None if no file is in a subfolder.
 
     Raises
     ------
     ValueError
-        If there is no such folder, or no image in it.
+        If the folder does not exist or has no image.
     """
     root = Path(root)
     files = image_files(root)
@@ -91,15 +91,15 @@ def load_folder(root) -> Bunch:
 
 
 def fetch_cifar10(root, *, download: bool = False) -> Bunch:
-    """CIFAR-10, train and test together as in the papers: 60,000 of 32 x 32 pixels, colour.
+    """Load CIFAR-10, train and test set together: 60,000 colour images of 32 x 32 pixels.
 
     Parameters
     ----------
     root : str or Path
-        Folder that torchvision keeps data sets in.
+        Folder of torchvision's data sets.
 
     download : bool, default=False
-        Whether to download the data set if it is not there.
+        Whether torchvision downloads the data set if it is missing.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def fetch_cifar10(root, *, download: bool = False) -> Bunch:
     Raises
     ------
     RuntimeError
-        If it is not there and may not be downloaded.
+        If the data set is missing and `download` is False.
     """
     from torchvision.datasets import CIFAR10
 
@@ -122,15 +122,15 @@ def fetch_cifar10(root, *, download: bool = False) -> Bunch:
 
 
 def fetch_cifar100(root, *, download: bool = False) -> Bunch:
-    """CIFAR-100 with its 20 super-classes, train and test together as in the papers.
+    """Load CIFAR-100 with its 20 super-classes, train and test set together.
 
     Parameters
     ----------
     root : str or Path
-        Folder that torchvision keeps data sets in.
+        Folder of torchvision's data sets.
 
     download : bool, default=False
-        Whether to download the data set if it is not there.
+        Whether torchvision downloads the data set if it is missing.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def fetch_cifar100(root, *, download: bool = False) -> Bunch:
     Raises
     ------
     RuntimeError
-        If it is not there and may not be downloaded.
+        If the data set is missing and `download` is False.
     """
     from torchvision.datasets import CIFAR100
 
@@ -156,17 +156,17 @@ def fetch_cifar100(root, *, download: bool = False) -> Bunch:
 
 
 def fetch_stl10(root, *, download: bool = False) -> Bunch:
-    """STL-10, the 13,000 labelled images of train and test together, 96 x 96 pixels, colour.
+    """Load STL-10, train and test set together: 13,000 colour images of 96 x 96 pixels.
 
-    The papers train on the 100,000 unlabelled images as well, by the contrast of instances alone.
+    The papers also use its 100,000 unlabelled images for the instance-level contrastive loss.
 
     Parameters
     ----------
     root : str or Path
-        Folder that torchvision keeps data sets in.
+        Folder of torchvision's data sets.
 
     download : bool, default=False
-        Whether to download the data set if it is not there.
+        Whether torchvision downloads the data set if it is missing.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def fetch_stl10(root, *, download: bool = False) -> Bunch:
     Raises
     ------
     RuntimeError
-        If it is not there and may not be downloaded.
+        If the data set is missing and `download` is False.
     """
     from torchvision.datasets import STL10
 
@@ -191,13 +191,13 @@ def fetch_stl10(root, *, download: bool = False) -> Bunch:
 
 
 def load_imagenet10(root) -> Bunch:
-    """ImageNet-10: the training images of ten classes of ImageNet, 13,000 photos.
+    """List the images of ImageNet-10: ten classes of the ImageNet training set, 13,000 photos.
 
     Parameters
     ----------
     root : str or Path
-        Folder of ImageNet: that of its training images, which holds a folder for each synset, or
-        the one above, where it is called train.
+        Folder of the training images, with a subfolder per synset; or its parent, where it is
+        named "train".
 
     Returns
     -------
@@ -207,19 +207,19 @@ def load_imagenet10(root) -> Bunch:
     Raises
     ------
     ValueError
-        If a class is missing; says which.
+        If a class is missing.
     """
     return _load_synsets(_training_folder(root), _IMAGENET10)
 
 
 def load_imagenet_dogs(root) -> Bunch:
-    """ImageNet-Dogs: the training images of 15 breeds of dogs in ImageNet, 19,500 photos.
+    """List the images of ImageNet-Dogs: 15 breeds of the ImageNet training set, 19,500 photos.
 
     Parameters
     ----------
     root : str or Path
-        Folder of ImageNet: that of its training images, which holds a folder for each synset, or
-        the one above, where it is called train.
+        Folder of the training images, with a subfolder per synset; or its parent, where it is
+        named "train".
 
     Returns
     -------
@@ -229,18 +229,20 @@ def load_imagenet_dogs(root) -> Bunch:
     Raises
     ------
     ValueError
-        If a class is missing; says which.
+        If a class is missing.
     """
     return _load_synsets(_training_folder(root), _IMAGENET_DOGS)
 
 
 def load_tiny_imagenet(root) -> Bunch:
-    """Tiny-ImageNet, the training images alone as in the papers: 100,000 of 64 x 64 pixels, colour.
+    """List the training images of Tiny-ImageNet: 100,000 colour images of 64 x 64 pixels.
+
+    The papers use the training set only.
 
     Parameters
     ----------
     root : str or Path
-        Folder of Tiny-ImageNet as it is distributed, or the one above it.
+        Folder of Tiny-ImageNet as distributed, or its parent.
 
     Returns
     -------
@@ -252,8 +254,8 @@ def load_tiny_imagenet(root) -> Bunch:
     ValueError
         If there are not 200 classes.
     """
-    below = Path(root) / "tiny-imagenet-200"
-    folder = _training_folder(below if below.is_dir() else root)
+    subfolder = Path(root) / "tiny-imagenet-200"
+    folder = _training_folder(subfolder if subfolder.is_dir() else root)
     synsets = sorted(path.name for path in folder.glob(_SYNSET))
     if len(synsets) != 200:
         raise ValueError(
@@ -263,30 +265,31 @@ def load_tiny_imagenet(root) -> Bunch:
 
 
 def _training_folder(root):
+    """The subfolder "train" if there is one, else the folder itself."""
     train = Path(root) / "train"
     return train if train.is_dir() else Path(root)
 
 
 def _load_synsets(folder, synsets):
-    """The images of some classes of a folder that is laid out as ImageNet's training images."""
+    """List the images of some classes of a folder with a subfolder per class."""
     missing = [name for name in synsets if not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"{folder} must hold a folder for each synset; missing {missing}")
-    files = [image_files(folder / name) for name in synsets]
+    files_by_class = [image_files(folder / name) for name in synsets]
     return Bunch(
-        images=[file for of_class in files for file in of_class],
-        target=np.repeat(np.arange(len(synsets)), [len(of_class) for of_class in files]),
+        images=[file for files in files_by_class for file in files],
+        target=np.repeat(np.arange(len(synsets)), [len(files) for files in files_by_class]),
         target_names=list(synsets),
     )
 
 
 def load_arrays(root) -> Bunch:
-    """Images and classes in one file of NumPy.
+    """Load images and classes from a .npz file.
 
     Parameters
     ----------
     root : str or Path
-        A .npz file that holds ``images`` and, if classes are known, ``target``.
+        A .npz file with the array ``images`` and, if classes are known, ``target``.
 
     Returns
     -------
@@ -296,12 +299,12 @@ def load_arrays(root) -> Bunch:
     Raises
     ------
     ValueError
-        If it is no such file, or the two are not of one length.
+        If the file cannot be read, or the arrays differ in length.
     """
     try:
         with open(root, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             stored = dict(arrays)
-    except Exception as error:  # NumPy and zipfile raise whatever broken bytes led them to
+    except Exception as error:  # damaged files raise errors of many types
         reason = str(error) or type(error).__name__
         raise ValueError(f"{root} is not a .npz file of arrays: {reason}") from error
     if "images" not in stored:
@@ -311,14 +314,14 @@ def load_arrays(root) -> Bunch:
         return Bunch(images=images, target=None, target_names=None)
     if target.shape != (len(images),):
         raise ValueError(
-            f"{root}: target must have shape ({len(images)},), as there are so many images; got "
+            f"{root}: target must have shape ({len(images)},), one class per image; got "
             f"{target.shape}"
         )
     names, target = np.unique(target, return_inverse=True)
     return Bunch(images=images, target=target, target_names=names.tolist())
 
 
-# By the name on the command line: a function of the folder and of whether to download.
+# Loaders by their names on the command line, with the arguments root and download.
 DATASETS: dict[str, Callable[..., Bunch]] = {
     "arrays": lambda root, download=False: load_arrays(root),
     "cifar10": fetch_cifar10,
@@ -333,7 +336,7 @@ DATASETS: dict[str, Callable[..., Bunch]] = {
 
 
 def load(name: str, root=None, *, download: bool = False, n_images: int | None = None) -> Bunch:
-    """A data set by its name on the command line.
+    """Load a data set by its name on the command line.
 
     Parameters
     ----------
@@ -341,24 +344,24 @@ def load(name: str, root=None, *, download: bool = False, n_images: int | None =
         A key of `DATASETS`.
 
     root : str or Path, default=None
-        Where it is; only the digits need none. Any data set may be a .npz file for `load_arrays`.
+        Folder of the data set, or a .npz file for `load_arrays`. Only "digits" needs none.
 
     download : bool, default=False
-        Whether torchvision may download it.
+        Whether torchvision downloads the data set if it is missing.
 
     n_images : int, default=None
-        Take that many at random, the same ones in every call; None takes all.
+        Size of a random subset, which is the same in each call; None takes all images.
 
     Returns
     -------
     data : Bunch
         ``name``, ``images``, ``target``, ``target_names`` and ``unlabeled``; the last three may be
-        None. Folders and .npz files of no known data set are named by their own names.
+        None. The name of "folder" and "arrays" is that of the folder or file.
 
     Raises
     ------
     ValueError
-        If there is no such data set, it needs a root, or has fewer images than asked for.
+        If the name is unknown, `root` is missing, or there are fewer images than `n_images`.
     """
     if name not in DATASETS:
         raise ValueError(f"no data set {name!r}; there are {', '.join(sorted(DATASETS))}")
@@ -368,35 +371,35 @@ def load(name: str, root=None, *, download: bool = False, n_images: int | None =
         bunch = load_arrays(root)
     else:
         bunch = DATASETS[name](root, download=download)
-    own = {"arrays", "folder"}
-    bunch.name = Path(root).resolve().stem if name in own else name
+    named_by_path = name in ("arrays", "folder")
+    bunch.name = Path(root).resolve().stem if named_by_path else name
     bunch.setdefault("unlabeled", None)
     if n_images is None:
         return bunch
     if not 0 < n_images <= len(bunch.images):
         raise ValueError(f"wanted {n_images} images of {name!r}; it has {len(bunch.images)}")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(bunch.images))[:n_images])
-    bunch.images = take(bunch.images, chosen)
-    bunch.target = None if bunch.target is None else bunch.target[chosen]
+    indices = np.sort(np.random.default_rng(0).permutation(len(bunch.images))[:n_images])
+    bunch.images = take(bunch.images, indices)
+    bunch.target = None if bunch.target is None else bunch.target[indices]
     if bunch.unlabeled is not None:
         bunch.unlabeled = bunch.unlabeled[:n_images]
     return bunch
 
 
-def take(images, chosen: np.ndarray):
-    """Some of the images of a data set.
+def take(images, indices: np.ndarray):
+    """Select images by index.
 
     Parameters
     ----------
     images : ndarray or list
-        All.
+        All images.
 
-    chosen : ndarray of shape (m,)
-        Indices.
+    indices : ndarray of shape (m,)
+        Indices of the images to select.
 
     Returns
     -------
-    some : ndarray or list
-        Those, in the order of the indices.
+    selected : ndarray or list
+        The images in the order of the indices.
     """
-    return images[chosen] if isinstance(images, np.ndarray) else [images[i] for i in chosen]
+    return images[indices] if isinstance(images, np.ndarray) else [images[i] for i in indices]

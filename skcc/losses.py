@@ -1,8 +1,8 @@
 """Losses as pure functions of tensors.
 
-A loss sees the rows of the whole batch and nothing else: no module, device, rank or batch
-size. It computes in float32 (or float64 when given that), also under autocast, because a
-softmax over similarities loses what distinguishes the clusters in bfloat16.
+A loss takes the rows of the whole batch and depends on no module, device or rank. It computes in
+float32, or in float64 if its arguments are float64, also under autocast: bfloat16 is too coarse
+for a softmax over similarities.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def _full_precision(loss):
-    """Let `loss` compute in float32 or better, whatever autocast is in force."""
+    """Disable autocast in `loss`, and cast its arguments to float32 unless they are float64."""
 
     @functools.wraps(loss)
     def wrapped(*tensors, **kwargs):
@@ -28,17 +28,18 @@ def _full_precision(loss):
 def nt_xent(a: Tensor, b: Tensor, *, temperature: float = 0.5) -> Tensor:
     """Normalised temperature-scaled cross-entropy between two sets of paired rows.
 
-    Each of the ``2n`` rows has to pick its partner among the ``2n - 1`` other rows, by cosine
-    similarity. Equal similarities give ``log(2n - 1)``.
+    It is the cross-entropy of identifying the partner of each of the ``2n`` rows among the
+    ``2n - 1`` other rows, with cosine similarities as logits. Equal similarities give
+    ``log(2n - 1)``.
 
     Parameters
     ----------
     a, b : Tensor of shape (n, d)
-        Row ``i`` of `a` and row ``i`` of `b` are a positive pair. The rows need not be
-        normalised; a zero row has cosine 0 with everything.
+        Row ``i`` of `a` and row ``i`` of `b` are a positive pair. Rows need not be normalised;
+        a zero row has cosine similarity 0 to every row.
 
     temperature : float, default=0.5
-        Divides the cosines. Smaller is sharper.
+        Divides the similarities; a smaller one gives a sharper softmax.
 
     Returns
     -------
@@ -47,8 +48,8 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature: float = 0.5) -> Tensor:
 
     Notes
     -----
-    Equation 2 and 3 of [1]_. There the denominator also holds the similarity of a row with
-    itself; the authors' code leaves it out, and so does this function.
+    Equations 2 and 3 of [1]_. There the denominator includes the similarity of a row to itself;
+    the authors' code excludes it, and so does this function.
 
     References
     ----------
@@ -72,20 +73,20 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature: float = 0.5) -> Tensor:
 
 
 def cluster_contrast(p: Tensor, q: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Contrast of clusters: `nt_xent` over the columns of two assignment matrices.
+    """Cluster contrast: `nt_xent` over the columns of two assignment matrices.
 
-    Column ``j`` says which images of the batch belong to cluster ``j``; it should agree between
-    the two views and differ from every other cluster's. Equal columns give ``log(2k - 1)``; the
-    floor, reached by one-hot assignments that agree, is ``log(1 + (2k - 2) / e)`` at
-    temperature 1.
+    Column ``j`` is the representation of cluster ``j``. It should be similar in the two views and
+    differ from the columns of the other clusters. Equal columns give ``log(2k - 1)``. The minimum
+    is ``log(1 + (2k - 2) / e)`` at temperature 1, for one-hot assignments that are equal in both
+    views.
 
     Parameters
     ----------
     p, q : Tensor of shape (n, k)
-        Soft assignments of the two views, rows summing to one.
+        Soft assignments of the two views; rows sum to one.
 
     temperature : float, default=1.0
-        Divides the cosines between columns.
+        Divides the similarities between columns.
 
     Returns
     -------
@@ -94,8 +95,8 @@ def cluster_contrast(p: Tensor, q: Tensor, *, temperature: float = 1.0) -> Tenso
 
     Notes
     -----
-    Equation 4 and 5 of [1]_ without the entropy, which is `negative_entropy`. Needs memory for
-    ``(2k)**2 + 2 * k * n`` numbers.
+    Equations 4 and 5 of [1]_ without the entropy, which is `negative_entropy`. The largest
+    tensors have ``(2k)**2`` and ``2 * k * n`` elements.
 
     References
     ----------
@@ -114,16 +115,16 @@ def cluster_contrast(p: Tensor, q: Tensor, *, temperature: float = 1.0) -> Tenso
 
 @_full_precision
 def negative_entropy(p: Tensor) -> Tensor:
-    """How far the mean assignment is from using all clusters equally.
+    """Maximum entropy minus the entropy of the mean assignment.
 
-    Minimising this keeps a clustering from collapsing into few clusters: it is ``log k`` minus
-    the entropy of the mean row of `p`, hence 0 when the clusters are equally full and ``log k``
-    when one of them takes everything.
+    Minimising this loss prevents the collapse into few clusters. It is ``log k`` minus the entropy
+    of the mean row of `p`: 0 if all clusters have equal mean probability, ``log k`` if one cluster
+    has all of it.
 
     Parameters
     ----------
     p : Tensor of shape (n, k)
-        Soft assignments, rows summing to one.
+        Soft assignments; rows sum to one.
 
     Returns
     -------
@@ -132,9 +133,9 @@ def negative_entropy(p: Tensor) -> Tensor:
 
     Notes
     -----
-    The term ``-H(Y)`` of equation 6 of [1]_ for one view. The constant ``log k``, which the
-    authors' code adds as well, only makes the value readable. An empty cluster contributes 0
-    and a finite gradient.
+    The term ``-H(Y)`` of equation 6 of [1]_ for one view, plus the constant ``log k``, as in the
+    authors' code, so that the minimum is 0. An empty cluster contributes 0 and has a finite
+    gradient.
 
     References
     ----------
@@ -150,7 +151,7 @@ def negative_entropy(p: Tensor) -> Tensor:
     tensor(0.6931)
     """
     mean = p.mean(dim=0)
-    # Not torch.special.entr: its gradient at 0 is infinite, and an empty cluster is exactly 0.
+    # torch.special.entr has an infinite gradient at 0, the mean probability of an empty cluster.
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
     return (math.log(len(mean)) + (mean * log_mean).sum()).clamp_min(0)
 
@@ -164,10 +165,10 @@ def info_nce(
     mask: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Cross-entropy of picking one's own key among other rows, by cosine similarity.
+    """Cross-entropy of identifying the key of each query among negatives, by cosine similarity.
 
-    Equal similarities give ``log(1 + m)``; a key that equals its query, among negatives at right
-    angles to it, ``log(1 + m / e)`` at temperature 1.
+    Equal similarities give ``log(1 + m)``. If every key equals its query and all negatives are
+    orthogonal to it, the loss is ``log(1 + m / e)`` at temperature 1.
 
     Parameters
     ----------
@@ -175,18 +176,18 @@ def info_nce(
         Row ``i`` of `query` and row ``i`` of `key` are a positive pair.
 
     negatives : Tensor of shape (m, d)
-        What the keys are to be told from, the same for all queries.
+        Negatives, shared by all queries.
 
     mask : Tensor of bool of shape (n, m), default=None
-        Which negatives count for which query. None means all for all.
+        Which negatives are used for which query. None uses all.
 
     temperature : float, default=1.0
-        Divides the cosines. Smaller is sharper.
+        Divides the similarities; a smaller one gives a sharper softmax.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over the rows, in nats; never negative.
+        Mean over the queries, in nats; never negative.
 
     References
     ----------
@@ -213,7 +214,7 @@ def info_nce(
 
 @_full_precision
 def set_representation(features: Tensor, membership: Tensor) -> Tensor:
-    """Direction of each cluster: the sum of the features of its members, normalised.
+    """Representation of each cluster: the normalised weighted sum of the features.
 
     Parameters
     ----------
@@ -221,13 +222,13 @@ def set_representation(features: Tensor, membership: Tensor) -> Tensor:
         One row per sample.
 
     membership : Tensor of shape (..., n, k)
-        Weight of each sample in each cluster; not negative. Only the proportions within a column
-        matter, so the representation does not know how large a cluster is.
+        Nonnegative weight of each sample in each cluster. A constant factor of a column does not
+        change the result, so it does not depend on the sizes of the clusters.
 
     Returns
     -------
     r : Tensor of shape (..., k, d)
-        Rows of norm one; an empty cluster has a row of zeros.
+        Rows of norm one; the row of an empty cluster is zero.
 
     References
     ----------
@@ -246,23 +247,23 @@ def set_representation(features: Tensor, membership: Tensor) -> Tensor:
 
 @_full_precision
 def set_contrast(r: Tensor, s: Tensor, past: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Contrast of clusters by what represents them.
+    """Contrastive loss between representations of clusters.
 
-    Cluster ``j`` of one view has to pick cluster ``j`` of the other among the other clusters of
-    both views and of the past. Equal representations give ``log(1 + (q + 2)(k - 1))``; a regular
-    simplex, the same in both views and in the past, ``log(1 + (q + 2)(k - 1) exp(-k / (k - 1)))``
-    at temperature 1.
+    It is the cross-entropy of identifying cluster ``j`` of the second view, given cluster ``j`` of
+    the first, among the other clusters of both views and of earlier representations. Equal
+    representations give ``log(1 + (q + 2)(k - 1))``. A regular simplex that is the same in both
+    views and in the past gives ``log(1 + (q + 2)(k - 1) exp(-k / (k - 1)))`` at temperature 1.
 
     Parameters
     ----------
     r, s : Tensor of shape (k, d)
-        Representations from the two views; row ``j`` of both is cluster ``j``.
+        Representations from the first and the second view; row ``j`` of both is cluster ``j``.
 
     past : Tensor of shape (q, k, d)
-        Earlier ones. Those of the same cluster are not contrasted with.
+        Earlier representations. Those of the same cluster are no negatives.
 
     temperature : float, default=1.0
-        Divides the cosines. Smaller is sharper.
+        Divides the similarities; a smaller one gives a sharper softmax.
 
     Returns
     -------
@@ -271,8 +272,8 @@ def set_contrast(r: Tensor, s: Tensor, past: Tensor, *, temperature: float = 1.0
 
     Notes
     -----
-    A reconstruction: the abstract of [1]_ says what is contrasted, not by which formula. Rows of
-    zeros, such as a past that is not there yet, have cosine 0 with everything.
+    A reconstruction: the abstract of [1]_ states what is contrasted, but not the formula. Zero
+    rows, such as unused entries of a queue, have cosine similarity 0 to every row.
 
     References
     ----------
@@ -287,10 +288,10 @@ def set_contrast(r: Tensor, s: Tensor, past: Tensor, *, temperature: float = 1.0
     13.0
     """
     k = len(r)
-    itself = torch.eye(k, dtype=torch.bool, device=r.device)
+    same_cluster = torch.eye(k, dtype=torch.bool, device=r.device)
     r, s, past = (F.normalize(x, dim=-1, eps=1e-8) for x in (r, s, past))
-    own = (r @ r.T).masked_fill(itself, -torch.inf)
-    earlier = (r @ past.flatten(0, 1).T).view(k, len(past), k)
-    earlier = earlier.masked_fill(itself[:, None], -torch.inf).flatten(1)
-    logits = torch.cat([r @ s.T, own, earlier], dim=1) / temperature
+    within_view = (r @ r.T).masked_fill(same_cluster, -torch.inf)
+    to_past = (r @ past.flatten(0, 1).T).view(k, len(past), k)
+    to_past = to_past.masked_fill(same_cluster[:, None], -torch.inf).flatten(1)
+    logits = torch.cat([r @ s.T, within_view, to_past], dim=1) / temperature
     return F.cross_entropy(logits, torch.arange(k, device=r.device))

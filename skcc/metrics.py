@@ -1,4 +1,7 @@
-"""Clustering accuracy and its table; NMI and ARI are scikit-learn's."""
+"""Clustering accuracy and the confusion table that it is computed from.
+
+NMI and ARI are those of scikit-learn.
+"""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -8,11 +11,10 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 
 def clustering_accuracy(y_true, y_pred) -> float:
-    """Share of samples that are right under the best matching of clusters and classes.
+    """Fraction of samples that are correct under the best matching of clusters and classes.
 
-    Each cluster is matched with at most one class and each class with at most one cluster. With
-    more clusters than classes the members of unmatched clusters count as wrong; with fewer, the
-    members of unmatched classes do.
+    Each cluster is matched with at most one class, and each class with at most one cluster, by the
+    Hungarian algorithm. Samples of unmatched clusters or classes count as errors.
 
     Parameters
     ----------
@@ -34,8 +36,8 @@ def clustering_accuracy(y_true, y_pred) -> float:
 
     See Also
     --------
-    sklearn.metrics.adjusted_rand_score : Counts pairs, and is 0 on average by chance.
-    sklearn.metrics.normalized_mutual_info_score : Shared information.
+    sklearn.metrics.adjusted_rand_score : Agreement of pairs, adjusted for chance.
+    sklearn.metrics.normalized_mutual_info_score : Normalised mutual information.
 
     Examples
     --------
@@ -43,14 +45,14 @@ def clustering_accuracy(y_true, y_pred) -> float:
     >>> clustering_accuracy(["a", "a", "b", "b"], [1, 1, 0, 2])
     0.75
     """
-    y_true, y_pred = _checked(y_true, y_pred, "clustering_accuracy")
+    y_true, y_pred = _check_labels(y_true, y_pred, "clustering_accuracy")
     table = contingency_matrix(y_true, y_pred)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / np.sum(table))
 
 
 def matched_confusion(y_true, y_pred) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count classes against clusters, with each cluster below the class that it is matched with.
+    """Confusion table of classes and clusters, with matched pairs on the diagonal.
 
     Parameters
     ----------
@@ -63,14 +65,14 @@ def matched_confusion(y_true, y_pred) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Returns
     -------
     table : ndarray of shape (n_classes, n_clusters)
-        How many samples of the class of a row are in the cluster of a column. The entries that
-        `clustering_accuracy` counts as right are on the diagonal.
+        Number of samples by class (row) and cluster (column). The diagonal holds the samples that
+        `clustering_accuracy` counts as correct.
 
     classes : ndarray of shape (n_classes,)
-        Sorted, those without a cluster last.
+        Class of each row, sorted; unmatched classes are last.
 
     clusters : ndarray of shape (n_clusters,)
-        In the order of the classes that they are matched with, the unmatched ones last.
+        Cluster of each column, in the order of the matched classes; unmatched clusters are last.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def matched_confusion(y_true, y_pred) -> tuple[np.ndarray, np.ndarray, np.ndarra
     >>> clusters
     array([1, 0, 2])
     """
-    y_true, y_pred = _checked(y_true, y_pred, "matched_confusion")
+    y_true, y_pred = _check_labels(y_true, y_pred, "matched_confusion")
     table = contingency_matrix(y_true, y_pred)
     rows, columns = linear_sum_assignment(table, maximize=True)
     rows = np.append(rows, np.setdiff1d(np.arange(table.shape[0]), rows))
@@ -95,7 +97,8 @@ def matched_confusion(y_true, y_pred) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return table[rows][:, columns], np.unique(y_true)[rows], np.unique(y_pred)[columns]
 
 
-def _checked(y_true, y_pred, name):
+def _check_labels(y_true, y_pred, name):
+    """Convert both to arrays of one dimension; raise ValueError if they are empty or differ."""
     y_true = column_or_1d(y_true)
     y_pred = column_or_1d(y_pred)
     check_consistent_length(y_true, y_pred)
@@ -105,20 +108,20 @@ def _checked(y_true, y_pred, name):
 
 
 def clustering_scores(target, labels) -> dict[str, float | None]:
-    """ACC, NMI and ARI of a clustering.
+    """Accuracy, normalised mutual information and adjusted Rand index of a clustering.
 
     Parameters
     ----------
     target : array-like of shape (n_samples,) or None
-        Classes. Without them all three are None.
+        Classes; None if they are unknown.
 
     labels : array-like of shape (n_samples,)
         Clusters.
 
     Returns
     -------
-    scores : dict of str to float
-        Keys "acc", "nmi", "ari".
+    scores : dict of str to float or None
+        Keys "acc", "nmi" and "ari"; all values are None if the classes are unknown.
     """
     if target is None:
         return dict.fromkeys(("acc", "nmi", "ari"))

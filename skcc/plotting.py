@@ -1,4 +1,4 @@
-"""Displays, in scikit-learn's manner: numbers in the constructor, drawing in `plot`."""
+"""Displays, as in scikit-learn: the constructor takes data, and `plot` draws it."""
 
 import numpy as np
 from sklearn.base import clone
@@ -12,15 +12,15 @@ from skcc.validation import check_choice, check_integer
 
 
 class ClusterGridDisplay:
-    """A row of images per cluster.
+    """Grid of images with one row per cluster.
 
     Parameters
     ----------
     images : list of ndarray of shape (m, height, width, channels)
-        Images to show of each cluster; uint8, all of one size.
+        Images of each cluster that are shown; uint8, all of one size.
 
     sizes : list of int
-        How many images each cluster has altogether.
+        Number of all images of each cluster.
     """
 
     def __init__(self, *, images, sizes):
@@ -34,21 +34,21 @@ class ClusterGridDisplay:
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Fitted.
+            A fitted estimator.
 
         X : array-like, tensor, str, Path or list
-            Images as in the estimator's `fit`.
+            Images, as in `fit`.
 
         n_images : int, default=12
-            Most images per cluster.
+            Largest number of images per cluster.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterGridDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
@@ -75,17 +75,17 @@ class ClusterGridDisplay:
         return cls(images=images, sizes=sizes).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the grid.
+        """Plot the grid.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterGridDisplay
-            Itself.
+            The display itself.
         """
         import matplotlib.pyplot as plt
 
@@ -98,7 +98,9 @@ class ClusterGridDisplay:
         for row, images in enumerate(self.images):
             for column, image in enumerate(images):
                 top, left = row * (height + gap), column * (width + gap)
-                canvas[top : top + height, left : left + width] = image[..., _shown(channels)]
+                canvas[top : top + height, left : left + width] = image[
+                    ..., _rgb_channels(channels)
+                ]
         if ax is None:
             size = 0.55 * columns + 1.8, 0.55 * len(self.images) * height / width + 0.3
             _, ax = plt.subplots(figsize=size, layout="compressed")
@@ -115,15 +117,15 @@ class ClusterGridDisplay:
 
 
 def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
-    """Positions of samples on a map, from their features.
+    """Project features to two dimensions.
 
     Parameters
     ----------
     features : array-like of shape (n_samples, n_features)
-        Finite. Only directions count, as everywhere in this package.
+        Finite values. Rows are normalised first, since features are compared by cosine.
 
     method : {"pca", "tsne"}, default="pca"
-        Principal components keep large distances, and are quick; t-SNE keeps neighbours together.
+        PCA is fast and preserves large distances; t-SNE preserves neighbourhoods.
 
     random_state : int, RandomState instance or None, default=None
         Seed of t-SNE.
@@ -131,19 +133,19 @@ def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
     Returns
     -------
     positions : ndarray of shape (n_samples, 2)
-        Float64.
+        Coordinates in the plane.
 
     Raises
     ------
     ValueError
-        If there is no such method, or features are no finite table.
+        If the method is unknown, or the features are no finite table.
     """
-    from sklearn.decomposition import PCA  # here, for the time that it takes
+    from sklearn.decomposition import PCA  # imported here because it is slow
     from sklearn.preprocessing import normalize
 
     check_choice("method", method, ["pca", "tsne"])
     rows = normalize(check_array(features, dtype=np.float64))
-    if method == "tsne" and len(rows) > 3:  # so few have no neighbours to speak of
+    if method == "tsne" and len(rows) > 3:  # below, the perplexity would be less than 1
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(rows) - 1) / 3)
@@ -158,38 +160,41 @@ def embed_in_plane(features, *, method="pca", random_state=None) -> np.ndarray:
 
 
 def densest(positions) -> int:
-    """Where to name a group on a map: the member that is closest to a third of the others.
+    """Index of the point with the smallest distance to its n/3-th nearest neighbour.
+
+    The label of a cluster is placed there: a mean or median may lie outside of a cluster that has
+    several parts.
 
     Parameters
     ----------
     positions : ndarray of shape (n, 2)
-        Of the members; at least one.
+        Points; at least one.
 
     Returns
     -------
     index : int
-        Of that member. A mean or median may lie where nothing is, if a group is in parts.
+        Index of the point.
     """
     positions = np.asarray(positions, dtype=float)
-    third = len(positions) // 3
+    k = len(positions) // 3
     differences = positions[:, None] - positions[None]
     distances = np.hypot(differences[..., 0], differences[..., 1])
-    return int(np.partition(distances, third, axis=1)[:, third].argmin())
+    return int(np.partition(distances, k, axis=1)[:, k].argmin())
 
 
 class EmbeddingDisplay:
-    """A map of samples by their features, coloured by cluster.
+    """Scatter plot of the features in two dimensions, coloured by cluster.
 
     Parameters
     ----------
     positions : ndarray of shape (m, 2)
-        Where each sample that is shown lies.
+        Coordinates of the samples that are shown.
 
     labels : ndarray of shape (m,)
-        Their clusters; -1 is none.
+        Their clusters; -1 means no cluster.
 
     indices : ndarray of shape (m,), default=None
-        Which of the samples they are. None stands for the first m.
+        Their indices among all samples. None means the first m.
     """
 
     def __init__(self, *, positions, labels, indices=None):
@@ -201,33 +206,32 @@ class EmbeddingDisplay:
     def from_estimator(
         cls, estimator, X, *, method="pca", n_samples=2000, random_state=None, ax=None
     ):
-        """Map images by the features of an estimator, coloured by the clusters it finds.
+        """Plot the features that an estimator computes, coloured by its clusters.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Fitted.
+            A fitted estimator.
 
         X : array-like, tensor, str, Path or list
-            Images as in the estimator's `fit`.
+            Images, as in `fit`.
 
         method : {"pca", "tsne"}, default="pca"
-            Principal components keep large distances, and are quick; t-SNE keeps neighbours
-            together.
+            PCA is fast and preserves large distances; t-SNE preserves neighbourhoods.
 
         n_samples : int, default=2000
-            Most samples that are shown; of more, a random part.
+            Largest number of samples that are shown; of more, a random subset is shown.
 
         random_state : int, RandomState instance or None, default=None
-            Seed of that part and of t-SNE.
+            Seed of the subset and of t-SNE.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
         """
         return cls.from_predictions(
             estimator.transform(X),
@@ -242,39 +246,38 @@ class EmbeddingDisplay:
     def from_predictions(
         cls, features, labels, *, method="pca", n_samples=2000, random_state=None, ax=None
     ):
-        """Map samples whose features and clusters are known.
+        """Plot given features, coloured by given clusters.
 
         Parameters
         ----------
         features : array-like of shape (n_samples, n_features)
-            Compared by direction. Samples whose features are not finite, as those of images that
-            could not be read, are left out.
+            Rows are normalised first. Samples with non-finite features, such as those of images
+            that could not be read, are omitted.
 
         labels : array-like of shape (n_samples,)
-            Integers; -1 is no cluster.
+            Integers; -1 means no cluster.
 
         method : {"pca", "tsne"}, default="pca"
-            Principal components keep large distances, and are quick; t-SNE keeps neighbours
-            together.
+            PCA is fast and preserves large distances; t-SNE preserves neighbourhoods.
 
         n_samples : int, default=2000
-            Most samples that are shown; of more, a random part.
+            Largest number of samples that are shown; of more, a random subset is shown.
 
         random_state : int, RandomState instance or None, default=None
-            Seed of that part and of t-SNE.
+            Seed of the subset and of t-SNE.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
         ValueError
-            If lengths differ, or no features are finite.
+            If the lengths differ, or no sample has finite features.
         """
         check_integer("n_samples", n_samples, 1)
         features, labels = np.asarray(features), column_or_1d(labels)
@@ -287,17 +290,17 @@ class EmbeddingDisplay:
         return cls(positions=positions, labels=labels[indices], indices=indices).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the map.
+        """Plot the samples, with the number of each cluster at its densest point.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : EmbeddingDisplay
-            Itself.
+            The display itself.
         """
         import matplotlib.pyplot as plt
         from matplotlib.patheffects import withStroke
@@ -328,12 +331,12 @@ class EmbeddingDisplay:
 
 
 class TrainingCurveDisplay:
-    """The terms of the loss over the epochs, each below the other.
+    """Loss terms by epoch, one plot below the other.
 
     Parameters
     ----------
     history : list of dict of str to float
-        Terms of each epoch; those of another phase may have other names.
+        Loss terms of each epoch; their names may differ between the phases of training.
     """
 
     def __init__(self, *, history):
@@ -341,20 +344,20 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None):
-        """Show how an estimator was trained.
+        """Plot the history of a fitted estimator.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Fitted.
+            A fitted estimator.
 
         ax : matplotlib.axes.Axes or array of them, default=None
-            Where to draw: one for all terms, or one for each. None makes a figure.
+            Axes to draw on: one for all terms, or one for each. None creates a figure.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
@@ -366,45 +369,45 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_predictions(cls, history, *, ax=None):
-        """Show a history.
+        """Plot a given history.
 
         Parameters
         ----------
         history : list of dict of str to float
-            Terms of each epoch, as in ``history_``.
+            Loss terms of each epoch, as in ``history_``.
 
         ax : matplotlib.axes.Axes or array of them, default=None
-            Where to draw: one for all terms, or one for each. None makes a figure.
+            Axes to draw on: one for all terms, or one for each. None creates a figure.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
         ValueError
-            If there are no epochs.
+            If the history is empty.
         """
         return cls(history=history).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the curves.
+        """Plot the curves.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or array of them, default=None
-            Where to draw: one for all terms, or one for each. None makes a figure.
+            Axes to draw on: one for all terms, or one for each. None creates a figure.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            Itself; ``ax_`` is the array of axes, one for each term.
+            The display itself; ``ax_`` is an array with the axes of each term.
 
         Raises
         ------
         ValueError
-            If there are no epochs, or not as many axes as terms.
+            If the history is empty, or the number of axes is neither 1 nor that of the terms.
         """
         import matplotlib.pyplot as plt
 
@@ -429,12 +432,12 @@ class TrainingCurveDisplay:
 
 
 def curves_of(history) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The terms of a history, one by one.
+    """Split a history into one curve per loss term.
 
     Parameters
     ----------
     history : list of dict of str to float
-        Terms of each epoch.
+        Loss terms of each epoch.
 
     Returns
     -------
@@ -444,25 +447,25 @@ def curves_of(history) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     Raises
     ------
     ValueError
-        If there are no epochs.
+        If the history is empty.
     """
     if not history:
         raise ValueError("there are no epochs to show")
     names = dict.fromkeys(name for terms in history for name in terms)
     curves = {}
     for name in names:
-        epochs = np.array([e for e, terms in enumerate(history, 1) if name in terms])
-        curves[name] = epochs, np.array([history[e - 1][name] for e in epochs])
+        epochs = np.array([epoch for epoch, terms in enumerate(history, 1) if name in terms])
+        curves[name] = epochs, np.array([history[epoch - 1][name] for epoch in epochs])
     return curves
 
 
 class ClusterSizeDisplay:
-    """A bar per cluster, as long as it has members.
+    """Bar chart of the sizes of the clusters.
 
     Parameters
     ----------
     sizes : array-like of shape (n_clusters,)
-        How many.
+        Number of samples of each cluster.
     """
 
     def __init__(self, *, sizes):
@@ -470,23 +473,23 @@ class ClusterSizeDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, ax=None):
-        """Show how large the clusters are.
+        """Plot the sizes of the clusters of an estimator.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Fitted.
+            A fitted estimator.
 
         X : array-like, tensor, str, Path or list, default=None
-            Images as in the estimator's `fit`. None stands for those it was fitted on.
+            Images, as in `fit`. None means the training images.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterSizeDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
@@ -499,40 +502,40 @@ class ClusterSizeDisplay:
 
     @classmethod
     def from_predictions(cls, labels, *, n_clusters=None, ax=None):
-        """Show how often each label occurs.
+        """Plot the sizes of given clusters.
 
         Parameters
         ----------
         labels : array-like of shape (n_samples,)
-            Integers; -1, which is no cluster, is not counted.
+            Integers; -1 means no cluster and is not counted.
 
         n_clusters : int, default=None
-            How many clusters there are at least, so that empty ones are shown.
+            Smallest number of clusters that are shown, so that empty ones are included.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterSizeDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
         """
         labels = column_or_1d(labels)
         sizes = np.bincount(labels[labels >= 0], minlength=n_clusters or 1)
         return cls(sizes=sizes).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the bars.
+        """Plot the bars.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterSizeDisplay
-            Itself.
+            The display itself.
         """
         import matplotlib.pyplot as plt
 
@@ -552,12 +555,12 @@ class ClusterSizeDisplay:
 
 
 class ClusterConfusionDisplay:
-    """Classes against clusters, each cluster below the class that it is matched with.
+    """Confusion matrix of classes and clusters, with matched pairs on the diagonal.
 
     Parameters
     ----------
     table : ndarray of shape (n_classes, n_clusters)
-        How many samples of a class are in a cluster.
+        Number of samples by class and cluster.
 
     classes : array-like of shape (n_classes,)
         Names of the rows.
@@ -573,32 +576,32 @@ class ClusterConfusionDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, ax=None):
-        """Compare the clusters that an estimator finds with classes.
+        """Compare the predictions of an estimator with classes.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Fitted.
+            A fitted estimator.
 
         X : array-like, tensor, str, Path or list
-            Images as in the estimator's `fit`.
+            Images, as in `fit`.
 
         y : array-like of shape (n_samples,)
             Classes; numbers or strings.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterConfusionDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
         """
         return cls.from_predictions(y, estimator.predict(X), ax=ax)
 
     @classmethod
     def from_predictions(cls, y_true, y_pred, *, ax=None):
-        """Compare clusters with classes.
+        """Compare given clusters with classes.
 
         Parameters
         ----------
@@ -609,28 +612,28 @@ class ClusterConfusionDisplay:
             Clusters.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterConfusionDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
         """
         table, classes, clusters = matched_confusion(y_true, y_pred)
         return cls(table=table, classes=classes, clusters=clusters).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the table; the shade of a cell is its share of the class.
+        """Plot the table; the colour of a cell is its fraction of the class.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : ClusterConfusionDisplay
-            Itself.
+            The display itself.
         """
         import matplotlib.pyplot as plt
 
@@ -652,29 +655,29 @@ class ClusterConfusionDisplay:
 
 
 def _colours(n):
-    """A colour per cluster; neighbours in number differ, whatever their number."""
+    """At least n colours; those of consecutive clusters differ clearly."""
     from matplotlib import colormaps
 
     if n <= 20:
         return colormaps["tab10" if n <= 10 else "tab20"].colors
-    return colormaps["hsv"](np.arange(n) * 0.618034 % 1)  # the golden ratio spreads them
+    return colormaps["hsv"](np.arange(n) * 0.618034 % 1)  # steps by the golden ratio
 
 
-def _shown(channels):
-    """Which channels stand for red, green and blue."""
+def _rgb_channels(channels):
+    """Indices of the channels that are shown as red, green and blue."""
     return [0, 1, 2] if channels >= 3 else [0, 0, 0]
 
 
 class SimilarityDisplay:
-    """How alike pairs of views and of clusters are, over the epochs.
+    """Cosine similarities of positive and negative pairs by epoch.
 
     Parameters
     ----------
     similarity : list of dict of str to (float, float)
-        Mean and standard deviation of cosines, by `skcc.similarity.PAIRS`, at each epoch.
+        Mean and standard deviation for each name in `skcc.similarity.PAIRS`, at each epoch.
 
     epochs : list of int, default=None
-        Which epochs these are. None counts from 1.
+        Numbers of the epochs. None counts from 1.
     """
 
     def __init__(self, *, similarity, epochs=None):
@@ -683,31 +686,31 @@ class SimilarityDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, *, random_state=0, ax=None):
-        """Train a clone of an estimator, and look at it after each epoch.
+        """Train a clone of an estimator and plot the similarities after each epoch.
 
         Parameters
         ----------
         estimator : BaseDeepClusterer
-            Need not be fitted.
+            An estimator, fitted or not.
 
         X : array-like, tensor, str, Path or list
-            Images as in the estimator's `fit`.
+            Images, as in `fit`.
 
         random_state : int, default=0
-            Seed of the views that are compared.
+            Seed of the views and of the batches.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : SimilarityDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
         ImportError
-            If scikit-learn has no callbacks, as before 1.9.
+            If scikit-learn is older than 1.9 and has no callbacks.
         """
         monitor = SimilarityMonitor(random_state)
         clone(estimator).set_callbacks(monitor).fit(X)
@@ -715,7 +718,7 @@ class SimilarityDisplay:
 
     @classmethod
     def from_predictions(cls, z, p, *, epochs=None, batch_size=256, random_state=None, ax=None):
-        """Compare embeddings and assignments that were kept during training.
+        """Plot the similarities of embeddings and assignments recorded during training.
 
         Parameters
         ----------
@@ -723,48 +726,48 @@ class SimilarityDisplay:
             Embeddings of two views of each sample, at each epoch.
 
         p : sequence of ndarray of shape (n_samples, 2, n_clusters)
-            Soft assignments of them.
+            Soft assignments of the two views, at each epoch.
 
         epochs : list of int, default=None
-            Which epochs these are. None counts from 1.
+            Numbers of the epochs. None counts from 1.
 
         batch_size : int, default=256
-            Pairs are made within batches of at most so many samples.
+            See `skcc.similarity.pair_similarity`.
 
         random_state : int, RandomState instance or None, default=None
-            Order of the samples.
+            Seed of the order of the samples.
 
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : SimilarityDisplay
-            Its ``ax_`` and ``figure_`` hold the drawing.
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
 
         Raises
         ------
         ValueError
-            If shapes or numbers of epochs do not match.
+            If the shapes or the numbers of epochs do not match.
         """
         similarity = [
-            pair_similarity(*both, batch_size=batch_size, random_state=random_state)
-            for both in zip(z, p, strict=True)
+            pair_similarity(*z_and_p, batch_size=batch_size, random_state=random_state)
+            for z_and_p in zip(z, p, strict=True)
         ]
         return cls(similarity=similarity, epochs=epochs).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw a curve for each kind of pairs, and a band of one standard deviation about it.
+        """Plot a curve for each kind of pair, with a band of one standard deviation.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw. None makes a figure.
+            Axes to draw on. None creates a figure.
 
         Returns
         -------
         display : SimilarityDisplay
-            Itself.
+            The display itself.
         """
         import matplotlib.pyplot as plt
 
@@ -772,10 +775,10 @@ class SimilarityDisplay:
             _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         epochs = self.epochs or list(range(1, len(self.similarity) + 1))
         for number, name in enumerate(PAIRS):
-            mean, spread = np.array([at[name] for at in self.similarity]).T
-            dashes = "--" if "clusters" in name else "-"
-            (line,) = ax.plot(epochs, mean, dashes, label=name, color=f"C{number}")
-            band = np.clip([mean - spread, mean + spread], -1, 1)
+            mean, std = np.array([values[name] for values in self.similarity]).T
+            style = "--" if "clusters" in name else "-"
+            (line,) = ax.plot(epochs, mean, style, label=name, color=f"C{number}")
+            band = np.clip([mean - std, mean + std], -1, 1)
             ax.fill_between(epochs, *band, color=line.get_color(), alpha=0.15, linewidth=0)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -1,16 +1,22 @@
-"""What a parameter of an estimator may be, and the message when it is something else."""
+"""Checks of the parameters of estimators."""
 
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
 
-def _refuse(name, value, wanted):
-    raise ValueError(f"{name} must be {wanted}; got {value!r} of type {type(value).__name__}")
+def _raise_invalid(name, value, expected):
+    """Raise the ValueError of an invalid parameter."""
+    raise ValueError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
+
+
+def _is_one_of(value, choices):
+    """Whether a value is one of some strings or singletons such as None."""
+    return any(value is c or (isinstance(c, str) and value == c) for c in choices)
 
 
 def check_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
-    """Refuse what is not an integer from `low` on.
+    """Check that a parameter is an integer not below `low`.
 
     Parameters
     ----------
@@ -21,20 +27,20 @@ def check_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
         Its value.
 
     low : int
-        Smallest legal value.
+        Smallest valid value.
 
     also : iterable, default=()
-        Other legal values, such as "auto" or None.
+        Other valid values, such as "auto" or None.
 
     Raises
     ------
     ValueError
-        Says what came and what is wanted.
+        If the value is invalid.
     """
-    if any(value is o or (isinstance(o, str) and value == o) for o in also):
+    if _is_one_of(value, also):
         return
     if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        _refuse(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
+        _raise_invalid(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
 
 
 def check_real(
@@ -46,7 +52,7 @@ def check_real(
     closed: bool = True,
     also: Iterable = (),
 ) -> None:
-    """Refuse what is not a finite number in a range.
+    """Check that a parameter is a finite number in a range.
 
     Parameters
     ----------
@@ -57,34 +63,34 @@ def check_real(
         Its value.
 
     low : float
-        Bound from below.
+        Lower bound.
 
     high : float, default=float("inf")
-        Bound from above; legal itself.
+        Upper bound, included.
 
     closed : bool, default=True
-        Whether `low` itself is legal.
+        Whether `low` is included.
 
     also : iterable, default=()
-        Other legal values, such as "auto".
+        Other valid values, such as "auto".
 
     Raises
     ------
     ValueError
-        Says what came and what is wanted.
+        If the value is invalid.
     """
-    if any(value is o or (isinstance(o, str) and value == o) for o in also):
+    if _is_one_of(value, also):
         return
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (value == low and not closed):
-        wanted = f"a number {'>=' if closed else '>'} {low:g}"
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high or (value == low and not closed):
+        expected = f"a number {'>=' if closed else '>'} {low:g}"
         if high < math.inf:
-            wanted += f" and <= {high:g}"
-        _refuse(name, value, " or ".join([wanted, *map(repr, also)]))
+            expected += f" and <= {high:g}"
+        _raise_invalid(name, value, " or ".join([expected, *map(repr, also)]))
 
 
 def check_choice(name: str, value, choices: Iterable) -> None:
-    """Refuse what is not among the choices.
+    """Check that a parameter is one of some choices, of the same type.
 
     Parameters
     ----------
@@ -95,13 +101,13 @@ def check_choice(name: str, value, choices: Iterable) -> None:
         Its value.
 
     choices : iterable
-        Legal values.
+        Valid values.
 
     Raises
     ------
     ValueError
-        Says what came and what is wanted.
+        If the value is invalid.
     """
     choices = list(choices)
     if not any(type(value) is type(c) and value == c for c in choices):
-        _refuse(name, value, "one of " + ", ".join(map(repr, choices)))
+        _raise_invalid(name, value, "one of " + ", ".join(map(repr, choices)))

@@ -279,7 +279,7 @@ def test_views_of_an_image_do_not_depend_on_its_batch():
 @pytest.mark.parametrize("n_augmented", [0, 1, 2])
 def test_views_beyond_the_augmented_ones_are_plain(n_augmented):
     batch = smooth(4)
-    views = Views(AUGMENTATIONS["natural"], (32, 32), n_augmented)
+    views = Views(AUGMENTATIONS["natural"], (32, 32), n_augmented=n_augmented)
     drawn = views(batch, views.draw(4, (32, 32, 3), generator(), CPU), torch.arange(4))
     plain = plain_view(batch, (32, 32))
     assert [torch.equal(view, plain) for view in drawn] == [i >= n_augmented for i in range(2)]

@@ -21,7 +21,7 @@ def estimator(request, monkeypatch):
     def no_training(*args, **kwargs):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("skcc.engine.train", no_training)
+    monkeypatch.setattr("skcc.training.engine.train", no_training)
     return request.param(n_clusters=3)
 
 
@@ -88,6 +88,7 @@ BAD_PARAMETERS = {
     "schedule": ["cosine?", None],
     "device": ["gpu", "cuda:99", "tpu", 3.5],
     "precision": ["fp16", None],
+    "cuda_graphs": ["always", 1, None],
     "augmented_views": [3, "both", True],
 }
 

@@ -1,6 +1,9 @@
 """Checkpoints: whole, safe, and of the right run."""
 
+import errno
 import hashlib
+import io
+import os
 import pickle
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from skcc import ContrastiveClustering
 from skcc.exceptions import TrainingInterruptedWarning
-from skcc.training.checkpoint import Checkpoint, fingerprint
+from skcc.training.checkpoint import Checkpoint, fingerprint, remove_checkpoints
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -28,17 +31,34 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path):
         Checkpoint(tmp_path / "c.pt", {"rate": 0.2, "net": "a"}, 0).load()
 
 
-def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for a few bytes only."""
+
+    def write(self, content):
+        super().write(content[:4])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk(monkeypatch):
+    monkeypatch.setattr("skcc.atomic.open", FullDisk, raising=False)
+
+
+def failing_fsync(monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("skcc.atomic.os.fsync", fsync)
+
+
+@pytest.mark.parametrize("fault", [full_disk, failing_fsync])
+def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path, monkeypatch, fault):
     c = Checkpoint(tmp_path / "c.pt", {}, 0)
     c.save({"epoch": 1})
-
-    def full(state, file):
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
-        c.save({"epoch": 2})
+    with monkeypatch.context() as patched:
+        fault(patched)
+        with pytest.raises(OSError, match="No space left") as caught:
+            c.save({"epoch": 2})
+    assert caught.value.errno == errno.ENOSPC
     assert c.load()["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
@@ -81,12 +101,12 @@ def test_what_a_finished_run_leaves_is_removed_and_nothing_else(tmp_path):
     (folder / "phase-1.pt.123abc.tmp").write_bytes(b"half")
     assert len(list(folder.iterdir())) == 5
     (folder / "mine.txt").write_text("")
-    remove(folder)
+    remove_checkpoints(folder)
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
     (folder / "mine.txt").unlink()
-    remove(folder)
+    remove_checkpoints(folder)
     assert not folder.exists()
-    remove(folder)
+    remove_checkpoints(folder)
 
 
 def test_fingerprints_tell_data_apart():
@@ -103,22 +123,22 @@ def test_fingerprints_tell_data_apart():
 @pytest.mark.parametrize("random_state", [3, None])
 def test_fit_continues_where_it_stopped(tmp_path, shapes, random_state):
     X = shapes[0]
-    how = {"n_clusters": 3, "max_epochs": 4, "random_state": random_state, "batch_size": 40}
-    first = ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X)
-    loaded = ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X)
+    parameters = {"n_clusters": 3, "max_epochs": 4, "random_state": random_state, "batch_size": 40}
+    first = ContrastiveClustering(**parameters, checkpoint_dir=tmp_path).fit(X)
+    loaded = ContrastiveClustering(**parameters, checkpoint_dir=tmp_path).fit(X)
     assert loaded.history_ == first.history_
     np.testing.assert_array_equal(loaded.labels_, first.labels_)
     with pytest.raises(ValueError, match=r"max_epochs was 4 and is 5"):
-        ContrastiveClustering(**how | {"max_epochs": 5}, checkpoint_dir=tmp_path).fit(X)
+        ContrastiveClustering(**parameters | {"max_epochs": 5}, checkpoint_dir=tmp_path).fit(X)
     as_before = r"X was changed: 120 samples of shape \(16, 16, 1\), uint8, as before, but other"
     with pytest.raises(ValueError, match=as_before):
-        ContrastiveClustering(**how, checkpoint_dir=tmp_path).fit(X[::-1])
+        ContrastiveClustering(**parameters, checkpoint_dir=tmp_path).fit(X[::-1])
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_ctrl_c_leaves_the_last_finished_epoch_and_going_on_is_exact(tmp_path, shapes):
     X = shapes[0]
-    how = {"n_clusters": 3, "max_epochs": 5, "random_state": 0, "batch_size": 40}
+    parameters = {"n_clusters": 3, "max_epochs": 5, "random_state": 0, "batch_size": 40}
     calls = []
 
     def blur(images):
@@ -127,11 +147,11 @@ def test_ctrl_c_leaves_the_last_finished_epoch_and_going_on_is_exact(tmp_path, s
             raise KeyboardInterrupt
         return images + 0.1 * torch.randn_like(images)
 
-    whole = ContrastiveClustering(**how, augment=blur)
+    whole = ContrastiveClustering(**parameters, augment=blur)
     calls += [1] * 20
     whole.fit(X)
     calls.clear()
-    model = ContrastiveClustering(**how, augment=blur, checkpoint_dir=tmp_path)
+    model = ContrastiveClustering(**parameters, augment=blur, checkpoint_dir=tmp_path)
     with pytest.warns(TrainingInterruptedWarning, match="in epoch 4 of 5"):
         model.fit(X)
     state = torch.load(tmp_path / "phase-0.pt", weights_only=True)

@@ -19,9 +19,8 @@ from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
 import skcc
-from skcc import ContrastiveClustering
-from skcc.training import engine
-from skcc.training.sweep import device_of
+from skcc import ContrastiveClustering, fitting
+from skcc.training import sweep
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -41,7 +40,7 @@ def quick(cls=ContrastiveClustering, **parameters):
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     """Several batches of few images."""
-    monkeypatch.setattr(engine, "INFERENCE_BATCH", 16)
+    monkeypatch.setattr(sweep, "INFERENCE_BATCH", 16)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +86,9 @@ def test_eight_threads_get_the_answers_that_one_gets(packed, kinds_of_x):
 
 def test_threads_that_come_first_together_build_one_module(packed, monkeypatch):
     model, start, built = pickle.loads(packed), threading.Barrier(8), []
-    rebuilt = type(model)._rebuilt
+    build = fitting.fitted_objective
     monkeypatch.setattr(
-        type(model), "_rebuilt", lambda self, device: built.append(1) or rebuilt(self, device)
+        fitting, "fitted_objective", lambda *arguments: built.append(1) or build(*arguments)
     )
 
     def work(i):
@@ -104,12 +103,12 @@ def test_threads_that_come_first_together_build_one_module(packed, monkeypatch):
 
 def test_a_module_in_use_is_not_moved(packed, monkeypatch):
     """Another device gets a module of its own: a thread may be computing with the old one."""
-    monkeypatch.setattr(engine, "private_rng", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("skcc.base.private_rng", lambda *_: contextlib.nullcontext())
     model = pickle.loads(packed)
     old = model._objective()
     model.set_params(device="meta")  # a device that every torch has
-    assert device_of(model._objective()).type == "meta"
-    assert device_of(old).type == "cpu"
+    assert sweep.device_of(model._objective()).type == "meta"
+    assert sweep.device_of(old).type == "cpu"
 
 
 # Four processes share what was loaded before they parted, and start together.
@@ -117,14 +116,14 @@ FORKS = """
 import os, sys
 import numpy as np
 import torch
-from skcc import engine
-from skcc.commands import load
+import skcc
+from skcc.training import sweep
 
 torch.set_num_threads(1)
-INFERENCE_BATCH = 16
+sweep.INFERENCE_BATCH = 16
 folder = sys.argv[1]
 X = np.load(f"{folder}/X.npy")
-models = {name: load(f"{folder}/{name}", "cpu") for name in sys.argv[2:]}
+models = {name: getattr(skcc, name).load(f"{folder}/{name}", device="cpu") for name in sys.argv[2:]}
 gate, open_gate = os.pipe()
 children = []
 for i in range(4):
@@ -168,7 +167,7 @@ def test_four_workers_of_joblib_get_the_answers_that_one_gets(packed, kinds_of_x
 
 
 def in_small_batches(model, X):
-    INFERENCE_BATCH = 16
+    sweep.INFERENCE_BATCH = 16
     return answers(model, X)
 
 
@@ -197,10 +196,10 @@ def test_concurrent_fits_do_not_disturb_each_other(shapes):
 def test_predicting_beside_a_fit_disturbs_neither(packed, kinds_of_x):
     X = kinds_of_x["NHWC uint8"][:40]
     expected = answers(pickle.loads(packed), X)
-    how = {"augment": noisy, "max_epochs": 3, "batch_size": 20}
-    alone = quick(**how).fit(X)
+    parameters = {"augment": noisy, "max_epochs": 3, "batch_size": 20}
+    alone = quick(**parameters).fit(X)
     with ThreadPoolExecutor(3) as pool:
-        fitting = pool.submit(lambda: quick(**how).fit(X))
+        fitting = pool.submit(lambda: quick(**parameters).fit(X))
         for asked in [pool.submit(answers, pickle.loads(packed), X) for _ in range(4)]:
             assert_same(asked.result(), expected)
     np.testing.assert_equal(fitting.result().weights_, alone.weights_)

@@ -165,15 +165,15 @@ def cosine(u, v):
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_info_nce_equals_the_double_loop(temperature):
     query, key, negatives = rows(5, 4, 0), rows(5, 4, 1), rows(7, 4, 2)
-    usable = rows(5, 7, 3) > 0
+    mask = rows(5, 7, 3) > 0
     total = 0.0
     for i in range(5):
         own = math.exp(cosine(query[i], key[i]) / temperature)
         others = sum(
-            math.exp(cosine(query[i], negatives[j]) / temperature) for j in range(7) if usable[i, j]
+            math.exp(cosine(query[i], negatives[j]) / temperature) for j in range(7) if mask[i, j]
         )
         total -= math.log(own / (own + others)) / 5
-    loss = info_nce(query, key, negatives, usable=usable, temperature=temperature)
+    loss = info_nce(query, key, negatives, mask=mask, temperature=temperature)
     assert loss.item() == pytest.approx(total, abs=1e-12)
 
 
@@ -193,7 +193,7 @@ def test_info_nce_closed_forms(m, equal, perfect):
 def test_info_nce_without_negatives_is_zero_with_a_finite_gradient():
     query = rows(3, 4).requires_grad_()
     none = torch.zeros(3, 6, dtype=torch.bool)
-    loss = info_nce(query, rows(3, 4, 1), rows(6, 4, 2), usable=none)
+    loss = info_nce(query, rows(3, 4, 1), rows(6, 4, 2), mask=none)
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(query.grad, torch.zeros_like(query))

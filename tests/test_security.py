@@ -21,7 +21,8 @@ from PIL import Image
 
 import skcc
 from skcc import ContrastiveClustering, datasets
-from skcc.cli import clustering, main
+from skcc.cli import main
+from skcc.cli.output import printable
 from skcc.data import cache, decoding, files, read
 from skcc.exceptions import ImageReadError
 from skcc.experiments import records
@@ -112,7 +113,12 @@ def with_header(path, change):
 
 
 def hidden_method(head, state):
+    assert "n_clusters" in state["dict"], "parameters are attributes of the class, and legal"
     state["dict"]["predict"] = "not what you think"
+
+
+def hidden_private_method(head, state):
+    state["dict"]["_phases"] = "not what you think"
 
 
 def nested(head, state):
@@ -144,6 +150,7 @@ def a_tensor_of_a_hostile_name(head, state):
     ("change", "message"),
     [
         (hidden_method, "would replace predict"),
+        (hidden_private_method, "would replace _phases"),
         (nested, "damaged: RecursionError"),
         (nested_kinds, "damaged: RecursionError"),
         (parameters_that_are_none, "would replace parameters"),
@@ -457,7 +464,7 @@ def test_names_are_no_commands_for_terminals(photos, tmp_path, capsys):
     said = capsys.readouterr().err
     assert r"\x1b]0;title\x07\u202e.png" in said
     assert "\x1b]" not in said
-    assert clustering.printable("ä 猫\n\x9b\udcff") == "ä 猫\n\\x9b\\udcff"
+    assert printable("ä 猫\n\x9b\udcff") == "ä 猫\n\\x9b\\udcff"
 
 
 # -- the package and the page ---------------------------------------------------------------

@@ -1,19 +1,22 @@
-"""What "auto" comes to."""
+"""Settings: the values of "auto", and their types."""
 
 import numpy as np
 import pytest
 import torch
 
 from skcc import ContrastiveClustering
-from skcc.augment import AUGMENTATIONS
+from skcc.augment import AUGMENTATIONS, ImageAugmentation
 from skcc.backbones import BACKBONES
 from skcc.data import Store
 from skcc.training.settings import (
+    RUNTIME_PARAMETERS,
     augmentation_name,
     backbone_name,
     batch_size,
     image_side,
     max_epochs,
+    resolve_settings,
+    steps_per_epoch,
     stored_side,
 )
 
@@ -78,3 +81,30 @@ def test_settings_report_what_was_chosen():
         "device": model.settings_["device"],
         "precision": "float32" if model.settings_["device"] == "cpu" else "bfloat16",
     }
+
+
+def identity(images):
+    return images
+
+
+@pytest.mark.parametrize(
+    ("augment", "name"), [(identity, "identity"), (ImageAugmentation(), "ImageAugmentation")]
+)
+def test_modules_and_functions_are_named_and_numbers_are_plain(augment, name):
+    estimator = ContrastiveClustering(
+        2, backbone=torch.nn.Flatten(), augment=augment, batch_size=np.int64(3),
+        max_epochs=np.int32(4), learning_rate=np.float32(0.5), weight_decay=np.float64(0.25),
+    )  # fmt: skip
+    settings = resolve_settings(estimator, store(5, 8, 8, 3), CPU)
+    assert (settings["backbone"], settings["augment"]) == ("Flatten", name)
+    names = ("batch_size", "max_epochs", "learning_rate", "weight_decay")
+    assert [repr(settings[name]) for name in names] == ["3", "4", "0.5", "0.25"]
+
+
+@pytest.mark.parametrize(("n", "size", "steps"), [(10, 5, 2), (11, 5, 3), (3, 2, 1), (1, 2, 1)])
+def test_no_batch_has_a_single_sample_where_it_can_be_helped(n, size, steps):
+    assert steps_per_epoch(n, size) == steps
+
+
+def test_runtime_parameters_are_parameters():
+    assert ContrastiveClustering().get_params().keys() >= RUNTIME_PARAMETERS

@@ -1,6 +1,6 @@
-"""The state of an unfinished training run, in a file that is always whole, and the one before it.
+"""Checkpoints of training: written atomically, with a checksum and one previous version.
 
-A checkpoint holds tensors and plain values only, and is read without executing anything.
+A checkpoint holds tensors and plain values only, and reading one executes no code.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from skcc.atomic import atomic_write
 from skcc.exceptions import CheckpointWarning, warn
 
 _VERSION = 3
-_SECONDS = 20.0
-_PART = 2**24  # bytes that are looked at together
-_MAGIC = b"skccsum1"  # the last bytes of a file, after a checksum of what precedes them
-_DIGEST = 32
-_CONTENTS = ", contents "
+_SECONDS = 20.0  # between two writes
+_HASH_CHUNK = 2**24  # bytes
+_MAGIC = b"skccsum1"  # last bytes of a file, after the checksum of everything before it
+_DIGEST = 32  # bytes of the checksum
+_CONTENTS = ", contents "  # precedes the hash in a fingerprint
 
 
 def fingerprint(samples: Tensor) -> str:
-    """A short name for the contents of a data set.
+    """Describe a data set by its size, type and a hash of its contents.
 
     Parameters
     ----------
@@ -35,34 +35,33 @@ def fingerprint(samples: Tensor) -> str:
 
     Returns
     -------
-    digest : str
-        Says how many samples there are and of which kind; differs if a value, the order, the
-        shape or the type differs.
+    description : str
+        Differs if a value, the order, the shape or the type differs.
     """
     digest = hashlib.blake2b(f"{samples.dtype} {tuple(samples.shape)}".encode(), digest_size=16)
-    # In parts of one size in bytes: the samples may be a file, mapped, larger than memory.
-    for part in samples.split(max(1, _PART * len(samples) // max(1, samples.nbytes))):
-        digest.update(part.cpu().contiguous().numpy())
+    # In chunks, since the samples may be a memory-mapped file that is larger than memory.
+    for chunk in samples.split(max(1, _HASH_CHUNK * len(samples) // max(1, samples.nbytes))):
+        digest.update(chunk.cpu().contiguous().numpy())
     n, *shape = samples.shape
-    what = f"{n} samples of shape {tuple(shape)}" if shape else f"{n} values"
-    kind = str(samples.dtype).removeprefix("torch.")
-    return f"{what}, {kind}{_CONTENTS}{digest.hexdigest()}"
+    size = f"{n} samples of shape {tuple(shape)}" if shape else f"{n} values"
+    dtype = str(samples.dtype).removeprefix("torch.")
+    return f"{size}, {dtype}{_CONTENTS}{digest.hexdigest()}"
 
 
 class Checkpoint:
-    """A file of a folder, replaced as training goes on, and the one that was there before it.
+    """The checkpoint file of a training run, and the previous version of it.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made when it is needed. The one before is beside it, with
-        ".previous" in its name.
+        The file. Its folder is created by the first `save`. The previous version is in the same
+        folder, with ".previous" in its name.
 
     settings : dict of str to object
-        What must be the same for a run to be continued; plain values.
+        Plain values that must be equal for a run to be continued.
 
     seed : int or None
-        Seed of the run; kept in the file.
+        Seed of the run, stored in the file.
     """
 
     def __init__(self, path: Path, settings: dict[str, object], seed: int | None):
@@ -70,21 +69,22 @@ class Checkpoint:
         self.previous = self.path.with_suffix(f".previous{self.path.suffix}")
         self.settings = settings | {"the version of skcc": __version__}
         self.seed = seed
-        self._saved = time.monotonic()
-        self._is_sound = False  # whether the file is known to be worth keeping as the one before
+        self._last_save = time.monotonic()
+        self._is_valid = False  # whether the file was read or written by this object
 
     def load(self) -> dict | None:
-        """Read the state that was saved last, or, if that cannot be read, the one before it.
+        """Read the newest state that can be read.
 
         Returns
         -------
         state : dict or None
-            None if there is none.
+            As given to `save`, with the version, settings and seed of the run; None if there is no
+            file.
 
         Raises
         ------
         ValueError
-            If there are files but none can be read, or if the run had other settings; says which.
+            If there are files but none can be read, or if the run had other settings.
 
         Warns
         -----
@@ -95,36 +95,39 @@ class Checkpoint:
         for path in (self.path, self.previous):
             try:
                 state = _read(path)
-            except FileNotFoundError:  # the newest one: of a process killed while it renamed them
+            except FileNotFoundError:  # a process may be killed between the two renames of `save`
                 continue
             except Exception as error:
                 problems.append(f"{path} is no checkpoint that can be read: {error}")
                 continue
             self._check_same_run(state, path)
-            self._is_sound = path == self.path
+            self._is_valid = path == self.path
             if problems:
-                warn(f"{problems[0]}. Going on from {path}, which was saved before it")
-            self._compare_torch(state, path)
+                message = f"{problems[0]}. Going on from {path}, which was saved before it"
+                warn(message, CheckpointWarning)
+            self._warn_about_torch(state, path)
             return state
         if problems:
             raise ValueError(f"{'; '.join(problems)}. Delete it, and training starts again.")
         return None
 
     def _check_same_run(self, state, path):
+        """Raise ValueError if the state has another format version or other settings."""
         if state["version"] != _VERSION:
             raise ValueError(f"{path} has version {state['version']}; this skcc reads {_VERSION}")
         then, now = state["settings"], self.settings
         names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
-        # Data first: much of the rest may only follow from it.
+        # Data first, since other differences may be consequences of it.
         names.sort(key=lambda name: _CONTENTS not in f"{then.get(name)}")
         if names:
             raise ValueError(
                 f"{path} belongs to another run: "
-                + "; ".join(_difference(name, then.get(name), now.get(name)) for name in names)
-                + ". Give another checkpoint_dir, or what it was begun with."
+                + "; ".join(_describe_difference(n, then.get(n), now.get(n)) for n in names)
+                + ". Give another checkpoint_dir, or the data and parameters of that run."
             )
 
-    def _compare_torch(self, state, path):
+    def _warn_about_torch(self, state, path):
+        """Warn if the state was saved with another version of torch."""
         then, now = state["torch"], _torch_version()
         if then != now:
             warn(
@@ -134,17 +137,17 @@ class Checkpoint:
             )
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last save, or the last attempt at one.
+        """Whether the last call of `save` is long enough ago; a write may cost more than an epoch.
 
         Returns
         -------
-        answer : bool
-            Saving after every epoch would cost more than the epoch.
+        is_due : bool
+            True 20 seconds after the last call, successful or not.
         """
-        return time.monotonic() - self._saved >= _SECONDS
+        return time.monotonic() - self._last_save >= _SECONDS
 
     def save(self, state: dict) -> None:
-        """Replace the file by a new one, at once; what it was becomes the one before.
+        """Replace the file atomically, and keep the old one as the previous version.
 
         Parameters
         ----------
@@ -154,45 +157,48 @@ class Checkpoint:
         Raises
         ------
         OSError
-            If it cannot be written, as on a full disk; what was saved earlier is still there.
+            If the file cannot be written, as on a full disk; earlier files are kept.
         """
-        self._saved = time.monotonic()
+        self._last_save = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in self.path.parent.glob(f"{self.path.name}.*.tmp"):
-            abandoned.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        own = {"version": _VERSION, "torch": _torch_version()}
-        own |= {"settings": self.settings, "seed": self.seed}
+        for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)  # from a process that was killed in `save`
+        header = {"version": _VERSION, "torch": _torch_version()}
+        header |= {"settings": self.settings, "seed": self.seed}
         with atomic_write(self.path) as file:
-            _write({**own, **state}, file)
-            if self._is_sound and self.path.exists():
+            _write({**header, **state}, file)
+            if self._is_valid and self.path.exists():
+                # The new file must be on disk before the old one loses its name.
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(self.path, self.previous)
-        self._is_sound = True
+        self._is_valid = True
 
 
-def remove(folder: Path) -> None:
-    """Delete the checkpoints of a run that is finished, and the folder unless it holds more.
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished run, and their folder if it is empty then.
 
     Parameters
     ----------
     folder : Path
         A `checkpoint_dir`.
     """
-    for path in Path(folder).glob("phase-*.pt*"):  # what a killed process left behind, too
+    for path in Path(folder).glob("phase-*.pt*"):  # also previous versions and temporary files
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not there, or holds what is not ours
+    with contextlib.suppress(OSError):  # the folder does not exist, or holds other files
         Path(folder).rmdir()
 
 
 def _write(state, file):
-    content = io.BytesIO()
-    torch.save(state, content)
-    file.write(content.getbuffer())
-    file.write(hashlib.blake2b(content.getbuffer(), digest_size=_DIGEST).digest() + _MAGIC)
+    """Write an archive of torch, its checksum and the magic bytes."""
+    archive = io.BytesIO()
+    torch.save(state, archive)
+    file.write(archive.getbuffer())
+    file.write(hashlib.blake2b(archive.getbuffer(), digest_size=_DIGEST).digest() + _MAGIC)
 
 
 def _read(path):
+    """Read a state; raise ValueError if the file is damaged or no checkpoint."""
     content = Path(path).read_bytes()
     end = len(content) - _DIGEST - len(_MAGIC)
     archive = memoryview(content)[: max(0, end)]
@@ -206,16 +212,16 @@ def _read(path):
     return state
 
 
-def _difference(name, then, now):
-    kinds = [f"{value}".partition(_CONTENTS)[0] for value in (then, now)]
+def _describe_difference(name, then, now):
+    """Describe how a setting differs, without the hashes of fingerprints."""
     if not any(_CONTENTS in f"{value}" for value in (then, now)):
         return f"{name} was {then!r} and is {now!r}"
-    if kinds[0] == kinds[1]:
-        return f"{name} was changed: {kinds[0]}, as before, but other values or another order"
-    return f"{name} was {kinds[0]} and is {kinds[1]}"
+    size_then, size_now = (f"{value}".partition(_CONTENTS)[0] for value in (then, now))
+    if size_then == size_now:
+        return f"{name} was changed: {size_now}, as before, but other values or another order"
+    return f"{name} was {size_then} and is {size_now}"
 
 
 def _torch_version():
+    """The version of torch, without its build such as "+cu128"."""
     return str(torch.__version__).partition("+")[0]
-
-

@@ -27,9 +27,6 @@ class Run:
     store : Store
         The samples.
 
-    unlabeled : Store or None, default=None
-        Samples that are not to be clustered.
-
     settings : dict of str to object
         As `skcc.training.settings.resolve_settings` returns them.
 
@@ -41,6 +38,9 @@ class Run:
 
     seed : int
         Phase number i is seeded by ``seed + i``.
+
+    unlabeled : Store or None, default=None
+        Samples that are not to be clustered.
 
     begin : callable, default=None
         Called before each epoch.

@@ -1,6 +1,6 @@
-"""Every "auto": settings that follow from the data and the machine.
+"""Settings of training that are resolved from the data and the device ("auto").
 
-The numbers are measured; `docs/log.md` has the tables.
+The constants were chosen by experiments, which `docs/log.md` describes.
 """
 
 import math
@@ -12,22 +12,21 @@ from skcc.data import Store
 
 LEARNING_RATE = 3e-3  # peak of the one-cycle schedule
 
-# Parameters that decide where, how fast and how talkatively an estimator computes, and not what it
-# learns. They do not count when a checkpoint, a record or a finished run is compared.
+# Parameters that change where and how fast an estimator computes and what it prints, but not what
+# it learns. They are ignored when checkpoints, records or finished runs are compared.
 RUNTIME_PARAMETERS = frozenset({
     "cache_dir", "checkpoint_dir", "cuda_graphs", "device", "max_seconds", "n_jobs", "on_error",
     "precision", "verbose",
 })  # fmt: skip
-_TRAINING = ("max_epochs", "batch_size", "learning_rate", "weight_decay", "schedule")
 
 
 def resolve_settings(estimator, store: Store, device: torch.device) -> dict[str, object]:
-    """Resolve every "auto" of an estimator.
+    """Resolve the parameters of an estimator that may be "auto".
 
     Parameters
     ----------
     estimator : BaseDeepClusterer
-        Its parameters are checked already.
+        Its parameters are valid.
 
     store : Store
         The training samples.
@@ -40,41 +39,45 @@ def resolve_settings(estimator, store: Store, device: torch.device) -> dict[str,
     settings : dict of str to object
         Plain values; the attribute `settings_` of a fitted estimator.
     """
-    n, shape = len(store), store.shape
-    chosen = {name: getattr(estimator, name) for name in ("backbone", "augment", *_TRAINING)}
-    if estimator.backbone == "auto":
-        chosen["backbone"] = backbone_name(shape, device)
-    elif isinstance(estimator.backbone, nn.Module):
-        chosen["backbone"] = type(estimator.backbone).__name__
-    if estimator.augment == "auto":
-        chosen["augment"] = augmentation_name(store)
-    elif callable(estimator.augment):
-        chosen["augment"] = getattr(
-            estimator.augment, "__name__", type(estimator.augment).__name__
-        )
-    if estimator.batch_size == "auto":
-        chosen["batch_size"] = batch_size(n, estimator.n_clusters)
-    chosen["batch_size"] = min(n, chosen["batch_size"])
-    if estimator.max_epochs == "auto":
-        chosen["max_epochs"] = max_epochs(n, chosen["batch_size"])
-    if estimator.learning_rate == "auto":
-        chosen["learning_rate"] = LEARNING_RATE
+    n = len(store)
+    size, epochs, rate = estimator.batch_size, estimator.max_epochs, estimator.learning_rate
+    size = min(n, batch_size(n, estimator.n_clusters) if size == "auto" else size)
+    epochs = max_epochs(n, size) if epochs == "auto" else epochs
+    rate = LEARNING_RATE if rate == "auto" else rate
     precision = str(resolve_precision(estimator.precision, device))
-    return chosen | {
-        "max_epochs": int(chosen["max_epochs"]),  # may be numbers of NumPy
-        "batch_size": int(chosen["batch_size"]),
-        "learning_rate": float(chosen["learning_rate"]),
-        "weight_decay": float(chosen["weight_decay"]),
-        "image_size": view_size(shape, estimator.image_size, device),
+    # Numbers are converted, since they may be NumPy scalars.
+    return {
+        "backbone": _resolve_backbone(estimator.backbone, store.shape, device),
+        "augment": _resolve_augment(estimator.augment, store),
+        "max_epochs": int(epochs),
+        "batch_size": int(size),
+        "learning_rate": float(rate),
+        "weight_decay": float(estimator.weight_decay),
+        "schedule": estimator.schedule,
+        "image_size": view_size(store.shape, estimator.image_size, device),
         "device": str(device),
         "precision": precision.removeprefix("torch."),
     }
 
 
+def _resolve_backbone(backbone, shape, device):
+    """Name of the backbone; of a module, its class."""
+    if isinstance(backbone, nn.Module):
+        return type(backbone).__name__
+    return backbone_name(shape, device) if backbone == "auto" else backbone
+
+
+def _resolve_augment(augment, store):
+    """Name of the augmentation; of a callable, its own name or its class."""
+    if callable(augment):
+        return getattr(augment, "__name__", type(augment).__name__)
+    return augmentation_name(store) if augment == "auto" else augment
+
+
 def view_size(
     shape: tuple[int, ...], image_size: int | None, device: torch.device
 ) -> tuple[int, int] | None:
-    """Height and width of the views.
+    """Return the height and width of the views.
 
     Parameters
     ----------
@@ -82,7 +85,7 @@ def view_size(
         Shape of a stored sample.
 
     image_size : int or None
-        Short side that the user wants.
+        Short side of the views, in pixels; None means the default of `image_side`.
 
     device : torch.device
         Where training runs.
@@ -90,7 +93,7 @@ def view_size(
     Returns
     -------
     size : tuple of (int, int) or None
-        None for vectors.
+        In pixels; None for vectors.
     """
     if len(shape) == 1:
         return None
@@ -100,14 +103,15 @@ def view_size(
 
 
 def image_side(short_side: int, device: torch.device) -> int:
-    """Short side of the views of images with this short side.
+    """Return the default short side of the views.
 
-    On a CPU small views buy many more steps for the same time, and those count for more.
+    On a CPU it is small: more optimizer steps in the same time improve the clusters more than a
+    higher resolution does.
 
     Parameters
     ----------
     short_side : int
-        Of the stored images, in pixels.
+        Short side of the stored images, in pixels.
 
     device : torch.device
         Where training runs.
@@ -115,7 +119,7 @@ def image_side(short_side: int, device: torch.device) -> int:
     Returns
     -------
     side : int
-        Never larger than the images.
+        In pixels; at most `short_side`.
     """
     if device.type != "cpu":
         return min(short_side, 224)
@@ -123,7 +127,9 @@ def image_side(short_side: int, device: torch.device) -> int:
 
 
 def stored_side(short_side: int, view_side: int) -> int:
-    """Side at which image files are kept, so that crops still have detail.
+    """Return the side at which decoded image files are stored.
+
+    It is larger than that of the views, so that crops keep their detail.
 
     Parameters
     ----------
@@ -131,23 +137,23 @@ def stored_side(short_side: int, view_side: int) -> int:
         Median short side of the files, in pixels.
 
     view_side : int
-        Short side of the views.
+        Short side of the views, in pixels.
 
     Returns
     -------
     side : int
-        Up to twice that of the views.
+        In pixels; at most `short_side` and twice `view_side`.
     """
     return min(short_side, 2 * view_side)
 
 
 def backbone_name(shape: tuple[int, ...], device: torch.device) -> str:
-    """Name of the network for samples of this shape.
+    """Return the name of the default backbone.
 
     Parameters
     ----------
     shape : tuple of int
-        Of one sample.
+        Shape of a stored sample.
 
     device : torch.device
         Where training runs.
@@ -163,7 +169,9 @@ def backbone_name(shape: tuple[int, ...], device: torch.device) -> str:
 
 
 def augmentation_name(store: Store) -> str:
-    """Name of the augmentation for these samples.
+    """Return the name of the default augmentation.
+
+    Images of three or four channels are colour images, unless the first 256 have equal channels.
 
     Parameters
     ----------
@@ -173,19 +181,20 @@ def augmentation_name(store: Store) -> str:
     Returns
     -------
     name : str
-        A key of `skcc.augment.AUGMENTATIONS`. Images of three or four channels are taken for
-        natural ones, unless the first 256 have no colour in them.
+        A key of `skcc.augment.AUGMENTATIONS`.
     """
     if len(store.shape) == 1:
         return "vector"
     if store.shape[-1] not in (3, 4):
         return "gray"
-    some = store.samples[:256, :, :, :3]
-    return "gray" if bool((some == some[..., :1]).all()) else "natural"
+    colours = store.samples[:256, :, :, :3]
+    return "gray" if bool((colours == colours[..., :1]).all()) else "natural"
 
 
 def batch_size(n: int, n_clusters: int) -> int:
-    """Samples per step.
+    """Return the default number of samples per optimizer step.
+
+    It grows with the number of clusters, so that each has several samples in a batch.
 
     Parameters
     ----------
@@ -193,7 +202,7 @@ def batch_size(n: int, n_clusters: int) -> int:
         Number of samples.
 
     n_clusters : int
-        Number of clusters; a column of the assignments should have several members in a batch.
+        Number of clusters.
 
     Returns
     -------
@@ -204,7 +213,7 @@ def batch_size(n: int, n_clusters: int) -> int:
 
 
 def max_epochs(n: int, size: int) -> int:
-    """Passes over the samples, by a budget of optimizer steps.
+    """Return the default number of epochs: about 500 optimizer steps, and at least 12 epochs.
 
     Parameters
     ----------
@@ -212,33 +221,33 @@ def max_epochs(n: int, size: int) -> int:
         Number of samples.
 
     size : int
-        Samples per step.
+        Samples per optimizer step.
 
     Returns
     -------
     epochs : int
-        As many as the budget buys, but at least 12.
+        Passes over the samples.
     """
     return max(12, round(500 / math.ceil(n / size)))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name stands for.
+    """Resolve the parameter `device`.
 
     Parameters
     ----------
     device : str or torch.device
-        "auto" is the first of CUDA, MPS and CPU that is there.
+        "auto" is the first of CUDA, MPS and CPU that is available.
 
     Returns
     -------
     device : torch.device
-        With an index where the kind has several.
+        With an index, except for the CPU.
 
     Raises
     ------
     ValueError
-        If there is no such device.
+        If the device is not available.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -249,21 +258,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
-            f"device={device!r} cannot be used here: {str(error).splitlines()[0]}. Wanted "
+            f"device={device!r} cannot be used here: {str(error).splitlines()[0]}. Expected "
             "'auto', 'cpu', or an accelerator that this torch can use, such as 'cuda' or 'mps'."
         ) from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which networks compute on a device.
+    """Resolve the parameter `precision`.
 
     Parameters
     ----------
     precision : {"auto", "fp32", "bf16"}
-        "auto" is bfloat16 on CUDA devices that have it, float32 elsewhere.
+        "auto" is bfloat16 on CUDA devices that support it, float32 elsewhere.
 
     device : torch.device
-        Where.
+        Device of the networks.
 
     Returns
     -------
@@ -271,13 +280,13 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         Either torch.float32 or torch.bfloat16.
     """
     if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if fast else "fp32"
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimizer steps per epoch.
+    """Return the number of optimizer steps per epoch, which has batches of nearly equal size.
 
     Parameters
     ----------
@@ -285,12 +294,12 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
         Number of samples.
 
     batch_size : int
-        Most samples per step, but for a batch of three that cannot be cut.
+        Largest number of samples per step. It is exceeded only where a batch would have a single
+        sample, which has no negatives.
 
     Returns
     -------
     steps : int
-        An epoch is cut into this many equal batches; never zero, never so many that a batch
-        would be a single sample, which has nothing to be contrasted with.
+        At least 1.
     """
     return min(math.ceil(n / batch_size), max(1, n // 2))

@@ -1,4 +1,4 @@
-"""Apply a function to every sample of a store, in evaluation mode."""
+"""Inference over all samples of a store, in evaluation mode."""
 
 from collections.abc import Callable
 
@@ -12,36 +12,36 @@ INFERENCE_BATCH = 128
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Device of a module.
+    """Return the device of a module.
 
     Parameters
     ----------
     module : nn.Module
-        All on one device.
+        Has at least one parameter, and all parameters on one device.
 
     Returns
     -------
     device : torch.device
-        That of its first parameter.
+        Device of the first parameter.
     """
     return next(module.parameters()).device
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Context in which networks compute in a type.
+    """Return an autocast context that is disabled for float32.
 
     Parameters
     ----------
     device : torch.device
-        Where the networks are.
+        Device of the networks.
 
     dtype : torch.dtype
-        torch.float32 switches autocast off.
+        Type in which networks compute.
 
     Returns
     -------
     context : torch.autocast
-        To be entered.
+        Context manager.
     """
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
@@ -54,24 +54,24 @@ def sweep(
     view: Callable[[Tensor, Tensor], Tensor],
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Apply a function of views to a whole store; all inference goes through here.
+    """Apply a function of views to all samples of a store.
 
-    Batches have one fixed size, so that the result for a sample does not depend on which others
-    are in the store. Several processes share the work, and all have the result.
+    Batches have a fixed size, so that the result of a sample does not depend on the other samples.
+    Several processes share the work, and each returns the whole result.
 
     Parameters
     ----------
     module : nn.Module
-        Put into evaluation mode meanwhile.
+        Network that `function` uses; in evaluation mode during the sweep.
 
     store : Store
         The samples.
 
     function : callable
-        From what `view` returns to a tensor with one row per sample, such as ``objective.assign``.
+        Maps views to a tensor with one row per sample, such as ``objective.assign``.
 
     view : callable
-        From a batch and the indices of its samples to views.
+        Maps a batch and the indices of its samples to views.
 
     dtype : torch.dtype, default=torch.float32
         Type in which networks compute.
@@ -79,23 +79,25 @@ def sweep(
     Returns
     -------
     rows : Tensor of shape (n, ...)
-        In the order of the store, float32, on the CPU.
+        In the order of the store, on the CPU; float64 if the function returns it, else float32.
     """
     device = device_of(module)
     training = module.training
     module.eval()
-    # Whole batches per process, since the last bit of a row may depend on its position in one.
-    mine = distributed.rank_slice(len(store), INFERENCE_BATCH)
+    # Each process gets whole batches, since a row may depend on its position in the batch by
+    # rounding.
+    own_indices = distributed.rank_slice(len(store), INFERENCE_BATCH)
 
     def rows_of(batch, index):
         with autocast(device, dtype):
-            return function(view(batch.to(device), index.to(device))).float().cpu()
+            rows = function(view(batch.to(device), index.to(device))).cpu()
+            return rows if rows.dtype == torch.float64 else rows.float()
 
     try:
         with torch.inference_mode(), distributed.raise_on_all_ranks():
-            # A rank without samples computes one all the same, to know the shape of a row.
-            rows = torch.cat(list(store.sweep(rows_of, INFERENCE_BATCH, mine or range(1))))
+            # A rank without samples computes one row, because it needs the shape.
+            rows = torch.cat(list(store.sweep(rows_of, INFERENCE_BATCH, own_indices or range(1))))
     finally:
         module.train(training)
     store.invalid = distributed.merge_dicts(store.invalid)
-    return distributed.all_gather_rows(rows[: len(mine)], len(store), INFERENCE_BATCH)
+    return distributed.all_gather_rows(rows[: len(own_indices)], len(store), INFERENCE_BATCH)
