@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from skcc import ContrastiveClustering, TwinContrastClustering, __version__
-from skcc.cli import _parser, clustering, main
+from skcc.cli import fit, main, predict, report
+from skcc.cli.main import _build_parser
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -250,8 +251,8 @@ def documented_commands():
     home = Path(__file__).parents[1]
     lines = (home / "docs" / "command-line.md").read_text().splitlines()
     lines += (home / "README.md").read_text().splitlines()
-    lines += [line for name in dir(commands) if name.endswith("_EXAMPLES")
-              for line in getattr(clustering, name).splitlines()]  # fmt: skip
+    lines += [line for command in (fit, predict, report)
+              for line in command.EXAMPLES.splitlines()]  # fmt: skip
     found = [re.split(r"  +(?![^ ]*=)|\||#", line.strip())[0] for line in lines]
     return sorted({line for line in found if re.match("skcc (fit|predict|report) ", line)})
 
@@ -260,7 +261,7 @@ def test_documented_commands_are_commands():
     found = documented_commands()
     assert len(found) > 10
     for line in found:
-        options = _parser().parse_args(shlex.split(line)[1:])
+        options = _build_parser().parse_args(shlex.split(line)[1:])
         assert options.command == line.split()[1]
 
 

@@ -16,8 +16,8 @@ from skcc.data import HostStore, Store
 from skcc.exceptions import DivergenceWarning
 from skcc.objective import Epoch, Objective
 from skcc.rng import private_rng
-from skcc.training.checkpoint import Checkpoint
 from skcc.training import engine
+from skcc.training.checkpoint import Checkpoint
 from skcc.training.schedules import SCHEDULES, LRScheduler, one_cycle
 from skcc.training.settings import resolve_device, resolve_precision
 from skcc.training.sweep import sweep
@@ -288,10 +288,10 @@ def test_the_loop_sets_step_sizes_without_a_transfer(store):
 
 
 def setting(device, method):
-    from skcc.benchmarks.speed import _Setting
+    from skcc.benchmarks.workload import Workload
 
     torch.manual_seed(0)
-    return _Setting(
+    return Workload(
         backbone="resnet10-narrow", side=16, batch=32, n=32 * 24, clusters=4, device=device,
         estimator=METHODS[method],
     )  # fmt: skip
@@ -336,7 +336,11 @@ def test_no_step_reads_a_value(method):
     views, index = tuple(torch.rand(2, 32, 3, 16, 16)), torch.arange(32)
     with Reads():
         for _ in range(2):
-            s.apply(sum(s.objective(views, index).values()))
+            loss = sum(s.objective(views, index).values())
+            gradients = torch.autograd.grad(loss, s.parameters)
+            for parameter, gradient in zip(s.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            s.optimizer.step()
             s.objective.after_step()
     with pytest.raises(AssertionError, match="_local_scalar_dense"), Reads():
         float(views[0].sum())

@@ -8,10 +8,11 @@ import statistics
 from pathlib import Path
 
 import pytest
+from sklearn.utils import Bunch
 
-from skcc.experiments import records
+from skcc.experiments import records, sweeps
+from skcc.experiments.classical import CLASSICAL
 from skcc.experiments.recipes import METHODS
-from skcc.experiments.runs import CLASSICAL
 
 SEED = Path(__file__).parents[2] / "shared" / "seeds"
 HOME = Path(__file__).parents[1]
@@ -122,6 +123,18 @@ def test_a_seed_that_was_run_twice_counts_once_and_the_last_time():
     assert (group["seeds"], group["acc"]) == (1, (0.9, None))
 
 
+def test_settings_are_without_what_decides_where_and_how_fast():
+    place = {
+        "device": "cuda",
+        "n_jobs": 2,
+        "verbose": 1,
+        "checkpoint_dir": "x",
+    }
+    parameters = {"n_clusters": 10, "random_state": 0, "n_heads": 1, **place}
+    (group,) = records.summarise([record("twin", 0, 0.5, parameters=parameters)])
+    assert group["settings"] == "n_heads=1"
+
+
 def test_other_settings_and_readouts_are_rows_of_their_own():
     long = {"parameters": {"n_clusters": 10, "random_state": 0, "max_epochs": 9}}
     both = {"kmeans": {"acc": 0.8, "nmi": 0.7, "ari": 0.6}}
@@ -196,6 +209,22 @@ def test_the_page_of_results_is_what_the_command_makes():
     """Nothing in docs/results.md is typed."""
     made = records.render(records.read(HOME / "docs" / "results"), "markdown")
     assert (HOME / "docs" / "results.md").read_text() == made
+
+
+def kept_records():
+    for path in sorted((HOME / "docs" / "results").glob("*.jsonl")):
+        yield from records.read(path)
+
+
+def test_identities_of_kept_records_are_recognised():
+    """Otherwise a sweep would run again what is on record."""
+    for kept in kept_records():
+        bunch = Bunch(name=kept["dataset"], images=range(kept["n"]), target=None)
+        parameters = kept["parameters"] | {"device": "cuda", "verbose": 1, "n_jobs": 2}
+        if "planned_epochs" in kept:  # the budget set their number
+            del parameters["max_epochs"]
+        run = sweeps._Run(kept["study"], kept["row"], kept["method"], bunch, parameters)
+        assert run.identity == kept["identity"]
 
 
 def test_kept_records_name_their_commit_and_what_they_were_made_with():

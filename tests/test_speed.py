@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from skcc import datasets
-from skcc.benchmarks import speed
+from skcc.benchmarks import baselines, timing
+from skcc.benchmarks.workload import Workload
 from skcc.cli import main
 from skcc.losses import cluster_contrast, nt_xent
 
@@ -83,23 +84,23 @@ def test_the_plain_losses_are_oracles(n):
     torch.manual_seed(0)
     a, b = (F.normalize(torch.randn(n, 5, dtype=torch.float64), dim=1) for _ in range(2))
     p, q = (F.softmax(torch.randn(n, 6, dtype=torch.float64), dim=1) for _ in range(2))
-    torch.testing.assert_close(nt_xent(a, b, temperature=0.5), speed.masked_nt_xent(a, b, 0.5))
+    torch.testing.assert_close(nt_xent(a, b, temperature=0.5), baselines.masked_nt_xent(a, b, 0.5))
     torch.testing.assert_close(
-        cluster_contrast(p, q, temperature=0.7), speed.broadcast_cluster_contrast(p, q, 0.7)
+        cluster_contrast(p, q, temperature=0.7), baselines.broadcast_cluster_contrast(p, q, 0.7)
     )
 
 
 def test_the_bare_loop_trains_what_the_engine_trains():
     """Same losses after an epoch with the same draws, so the ratio compares like with like."""
-    how = {"backbone": "conv4", "side": 8, "batch": 8, "n": 32, "clusters": 3, "device": "cpu"}
-    settings = [speed._Setting(**how) for _ in range(2)]
-    weights = [s.objective.instance_head[0].weight.clone() for s in settings]
+    sizes = {"backbone": "conv4", "side": 8, "batch": 8, "n": 32, "clusters": 3, "device": "cpu"}
+    workloads = [Workload(**sizes) for _ in range(2)]
+    weights = [w.objective.instance_head[0].weight.clone() for w in workloads]
     torch.testing.assert_close(*weights)
-    settings[0].engine_epoch()
-    settings[1].bare_epoch()
+    workloads[0].train_epoch()
+    baselines.plain_epoch(workloads[1])
     moved = [
-        (s.objective.instance_head[0].weight - w).norm()
-        for s, w in zip(settings, weights, strict=True)
+        (w.objective.instance_head[0].weight - before).norm()
+        for w, before in zip(workloads, weights, strict=True)
     ]
     assert all(m > 0 for m in moved)
     assert 0.2 < moved[0] / moved[1] < 5  # the engine's step size rises and falls
@@ -108,7 +109,7 @@ def test_the_bare_loop_trains_what_the_engine_trains():
 def test_medians_take_turns_and_drop_the_first_call():
     calls = []
     candidates = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    times = speed.medians(candidates, repeats=2, device=torch.device("cpu"))
+    times = timing.medians(candidates, repeats=2, device=torch.device("cpu"))
     assert calls == ["a", "b"] * 3
     assert set(times) == {"a", "b"}
 
@@ -125,7 +126,7 @@ def test_shares_of_what_the_device_can_do(capsys):
 def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
     pytest.importorskip("sklearn.callback")
     options = ["--variants", "half", "joint", "--seeds", "0", "1"]
-    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 3)
+    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 3)
     some = datasets.load("digits", n_images=500)
     monkeypatch.setattr("skcc.datasets.load", lambda *_: some)
     records = bench(capsys, "quality", *options)

@@ -10,7 +10,7 @@ from sklearn.utils import Bunch
 
 from skcc import ContrastiveClustering
 from skcc.cli import main
-from skcc.experiments import records, runs, study
+from skcc.experiments import records, study
 from skcc.metrics import clustering_scores
 
 pytestmark = [
@@ -28,27 +28,33 @@ def _no_windows(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bunch(shapes):
     images, kinds = shapes
     return Bunch(name="shapes", images=images, target=kinds, unlabeled=None)
 
 
-def observe(bunch, folder, **changes):
-    how = {"parameters": SETTINGS, "moments": (1, 4)} | changes
-    return study.observe(bunch, folder, **how)
+def observe(bunch, folder, snapshot_epochs, parameters=SETTINGS):
+    return study.observe(bunch, folder, parameters=parameters, snapshot_epochs=snapshot_epochs)
 
 
-def test_what_is_kept_is_what_training_gave(bunch, tmp_path):
-    seen = observe(bunch, tmp_path)
+@pytest.fixture(scope="module")
+def finished(bunch, tmp_path_factory):
+    """The folder of a finished study, and its record."""
+    folder = tmp_path_factory.mktemp("study")
+    return folder, observe(bunch, folder, (1, 2, 4))
+
+
+def test_what_is_kept_is_what_training_gave(bunch, finished):
+    folder, record = finished
     model = ContrastiveClustering(**SETTINGS).fit(bunch.images)
-    assert seen["acc"] == clustering_scores(bunch.target, model.labels_)["acc"]
-    assert [at["epoch"] for at in records.read(tmp_path / "epochs.jsonl")] == [1, 2, 3, 4]
-    with np.load(tmp_path / "epoch-00004.npz") as last:
+    assert record["acc"] == clustering_scores(bunch.target, model.labels_)["acc"]
+    assert [at["epoch"] for at in records.read(folder / "epochs.jsonl")] == [1, 2, 3, 4]
+    with np.load(folder / "epoch-00004.npz") as last:
         np.testing.assert_array_equal(last["labels"], model.labels_)
         assert last["features"].shape == (120, 128)
     early = ContrastiveClustering(**SETTINGS, max_seconds=1e-9).fit(bunch.images)
-    with np.load(tmp_path / "epoch-00001.npz") as first:
+    with np.load(folder / "epoch-00001.npz") as first:
         np.testing.assert_array_equal(first["labels"], early.labels_)
 
 
@@ -56,39 +62,40 @@ def test_it_is_trained_once_and_continues(bunch, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    keep = study._Observer._keep_features
+    save = study._Observer._save_features
 
     def dies(self, model, X, epoch):
         if epoch == 3:
             raise Killed
-        keep(self, model, X, epoch)
+        save(self, model, X, epoch)
 
-    monkeypatch.setattr(study._Observer, "_keep_features", dies)
-    monkeypatch.setattr("skcc.checkpoint._SECONDS", 0.0)
+    monkeypatch.setattr(study._Observer, "_save_features", dies)
+    monkeypatch.setattr("skcc.training.checkpoint._SECONDS", 0.0)
     with pytest.raises(Killed):
-        observe(bunch, tmp_path / "cut", moments=(1, 3))
-    monkeypatch.setattr(study._Observer, "_keep_features", keep)
-    continued = observe(bunch, tmp_path / "cut", moments=(1, 3))
-    straight = observe(bunch, tmp_path / "whole", moments=(1, 3))
+        observe(bunch, tmp_path / "cut", (1, 3))
+    monkeypatch.setattr(study._Observer, "_save_features", save)
+    continued = observe(bunch, tmp_path / "cut", (1, 3))
+    straight = observe(bunch, tmp_path / "whole", (1, 3))
     assert continued["acc"] == straight["acc"]
-    lines = [[json.dumps(at) for at in study._epochs(tmp_path / name)] for name in ("cut", "whole")]
+    lines = [json.dumps(study._read_epochs(tmp_path / name)) for name in ("cut", "whole")]
     assert lines[0] == lines[1]
-    monkeypatch.setattr(runs, "make_estimator", None)  # nothing is trained again
-    assert observe(bunch, tmp_path / "cut", moments=(1, 3)) == json.loads(json.dumps(straight))
+    monkeypatch.setattr(study, "make_estimator", None)  # nothing is trained again
+    again = observe(bunch, tmp_path / "cut", (1, 3))
+    assert again == json.loads(json.dumps(straight))
 
 
-def test_a_folder_holds_one_study(bunch, tmp_path):
-    observe(bunch, tmp_path)
+def test_a_folder_holds_one_study(bunch, finished):
+    folder, _ = finished
     with pytest.raises(ValueError, match=r"holds another study: parameters was \{.*is \{"):
-        observe(bunch, tmp_path, parameters=SETTINGS | {"random_state": 1})
+        observe(bunch, folder, (1, 2, 4), SETTINGS | {"random_state": 1})
 
 
-def test_figures_come_from_the_folder_alone(bunch, tmp_path):
-    observe(bunch, tmp_path, moments=(1, 2, 4))
-    similarity = study.draw_similarity(tmp_path)
+def test_figures_come_from_the_folder_alone(finished):
+    folder, _ = finished
+    similarity = study.draw_similarity(folder)
     assert len(similarity.axes[0].get_lines()) == 4
-    seen = study._epochs(tmp_path)
-    evolution = study.draw_evolution(tmp_path)
+    seen = study._read_epochs(folder)
+    evolution = study.draw_evolution(folder)
     assert [ax.get_title() for ax in evolution.axes] == [
         f"epoch {epoch}, NMI {seen[epoch - 1]['nmi']:.3f}" for epoch in (1, 2, 4)
     ]
@@ -97,11 +104,11 @@ def test_figures_come_from_the_folder_alone(bunch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "moments"),
+    ("max_epochs", "epochs"),
     [(1000, [1, 100, 250, 1000]), (62, [1, 6, 16, 62]), (2, [1, 2]), (1, [1])],
 )
-def test_moments(epochs, moments):
-    assert study.moments_of(epochs) == moments
+def test_default_snapshot_epochs(max_epochs, epochs):
+    assert study.default_snapshot_epochs(max_epochs) == epochs
 
 
 def test_commands_draw_figures(tmp_path, capsys):

@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and time to accuracy."""
+"""Measurements of speed, memory and time to accuracy: ``skcc bench``."""

@@ -1,6 +1,6 @@
-"""Time to accuracy: seconds of training until a clustering is as good as asked for.
+"""``skcc bench quality``: seconds of training until a clustering reaches given accuracies.
 
-Classes are used for reporting only. Training is timed, looking at it is not.
+Classes are used for reporting only. The time of training is measured without that of evaluation.
 """
 
 import time
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from skcc import datasets
-from skcc.benchmarks.speed import with_joint_statistics
+from skcc.benchmarks.workload import with_joint_statistics
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.metrics import clustering_scores
-from skcc.training.settings import batch_size, max_epochs
+from skcc.training import settings
 
 GOALS = (0.90, 0.95, 0.97)
 
-# What is compared with the defaults, one change at a time.
+# Changes to the defaults. "joint" and "epochs", a factor, are no parameters of the estimator.
 VARIANTS: dict[str, dict] = {
     "defaults": {},
     "constant": {"schedule": "constant"},
@@ -41,7 +41,7 @@ class _JointContrastiveClustering(ContrastiveClustering):
 
 
 class _Clock:
-    """Processor and wall seconds spent between the beginnings and ends of epochs."""
+    """A callback that adds up the processor and wall-clock seconds of the epochs."""
 
     def __init__(self):
         self.cpu = self.wall = 0.0
@@ -53,25 +53,41 @@ class _Clock:
         pass
 
     def on_fit_task_begin(self, estimator, context):
-        self._since = time.process_time(), time.perf_counter()
+        self._started = time.process_time(), time.perf_counter()
 
     def on_fit_task_end(self, estimator, context):
         if context.task_name == "epoch":
-            self.cpu += time.process_time() - self._since[0]
-            self.wall += time.perf_counter() - self._since[1]
+            self.cpu += time.process_time() - self._started[0]
+            self.wall += time.perf_counter() - self._started[1]
 
 
-class _Judge(_Clock):
-    """Accuracy after each epoch, with the time on the clock that was told before."""
+class _AccuracyMonitor:
+    """A callback that records accuracy after each epoch, and the time on a clock until then."""
 
     def __init__(self, target, clock):
-        super().__init__()
-        self.target, self.clock, self.seen = target, clock, []
+        self.target, self.clock = target, clock
+        self.epochs = []  # CPU seconds, wall-clock seconds, accuracy
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         if context.task_name == "epoch":
             scores = clustering_scores(self.target, fitted_estimator.labels_)
-            self.seen.append((self.clock.cpu, self.clock.wall, scores["acc"]))
+            self.epochs.append((self.clock.cpu, self.clock.wall, scores["acc"]))
+
+    def first_times(self, column):
+        """Return the time in a column when each goal was first reached, or None."""
+        return {
+            f"{goal:.2f}": next((round(e[column], 1) for e in self.epochs if e[2] >= goal), None)
+            for goal in GOALS
+        }
 
 
 def quality(
@@ -90,7 +106,7 @@ def quality(
         A key of `skcc.datasets.DATASETS`, with classes.
 
     root : str, default=None
-        Folder of the data set, for those that need one.
+        Folder of the data set, if it needs one.
 
     seeds : tuple of int, default=(0,)
         Each variant is trained once per seed.
@@ -99,12 +115,13 @@ def quality(
         Keys of `VARIANTS`.
 
     device : str
-        Where.
+        Device to train on.
 
     Yields
     ------
     record : dict
-        Processor and wall seconds until each of `GOALS` was first reached, or None; final scores.
+        Processor and wall-clock seconds until each of `GOALS` was first reached, or None; final
+        scores.
 
     Raises
     ------
@@ -119,21 +136,22 @@ def quality(
     if bunch.target is None:
         raise ValueError(f"{data} has no classes to compare with")
     n, k = len(bunch.target), len(np.unique(bunch.target))
-    epochs = max_epochs(n, batch_size(n, k))
+    epochs = settings.max_epochs(n, settings.batch_size(n, k))
     for name in variants:
         for seed in seeds:
             yield _run(name, bunch, epochs, seed=seed, device=device)
 
 
 def _run(name, bunch, epochs, *, seed, device):
+    """Train one variant, and return its record."""
     k = len(np.unique(bunch.target))
     parameters = dict(VARIANTS[name])
     cls = _JointContrastiveClustering if parameters.pop("joint", False) else ContrastiveClustering
     epochs = round(epochs * parameters.pop("epochs", 1))
     model = cls(k, max_epochs=epochs, random_state=seed, device=device, **parameters)
     clock = _Clock()
-    judge = _Judge(bunch.target, clock)
-    model.set_callbacks(clock, judge).fit(bunch.images)
+    monitor = _AccuracyMonitor(bunch.target, clock)
+    model.set_callbacks(clock, monitor).fit(bunch.images)
     scores = clustering_scores(bunch.target, model.labels_)
     return {
         "bench": "quality",
@@ -141,20 +159,12 @@ def _run(name, bunch, epochs, *, seed, device):
         "seed": seed,
         "epochs": epochs,
         "batch_size": model.settings_["batch_size"],
-        "cpu_seconds_to": _first(judge.seen, 0),
-        "wall_seconds_to": _first(judge.seen, 1),
+        "cpu_seconds_to": monitor.first_times(0),
+        "wall_seconds_to": monitor.first_times(1),
         "cpu_seconds": round(clock.cpu, 1),
         "wall_seconds": round(clock.wall, 1),
         **{name: round(value, 4) for name, value in scores.items()},
         "score": round(model.score(bunch.images), 4),
         "threads": torch.get_num_threads(),
         "device": model.settings_["device"],
-    }
-
-
-def _first(seen, clock):
-    """By one of the clocks, when each goal was first reached; None if it was not."""
-    return {
-        f"{goal:.2f}": next((round(s[clock], 1) for s in seen if s[2] >= goal), None)
-        for goal in GOALS
     }

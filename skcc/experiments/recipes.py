@@ -1,6 +1,7 @@
 """Estimators by the names of their methods, and the papers' own settings."""
 
 import skcc
+from skcc.experiments.classical import CLASSICAL
 
 METHODS = {"contrastive": "ContrastiveClustering", "twin": "TwinContrastClustering"}
 
@@ -40,15 +41,19 @@ def _twin(n_clusters, backbone, image_size, max_epochs=1000):
 
 
 RECIPES: dict[tuple[str, str], dict] = {
+    # Contrastive Clustering (AAAI 2021), section 4 and the authors' code: Adam without weight
+    # decay; jitter strength 0.5 ("natural") or 1.0 ("-strong"); "-blur" for ImageNet-10 and
+    # ImageNet-Dogs only. STL-10 was trained on its 100,000 unlabelled images, too.
     ("contrastive", "cifar10"): _contrastive(10, "natural"),
     ("contrastive", "cifar100"): _contrastive(20, "natural"),
     ("contrastive", "stl10"): _contrastive(10, "natural-strong"),
     ("contrastive", "imagenet10"): _contrastive(10, "natural-strong-blur"),
     ("contrastive", "imagenet-dogs"): _contrastive(15, "natural-strong-blur"),
     ("contrastive", "tiny-imagenet"): _contrastive(200, "natural"),
-    # Twin-Contrast Clustering (NeurIPS 2021), on the five sets that it was reported for. Nobody has
-    # published its settings: these are of its first author's earlier code and of MiCE, whose recipe
-    # that follows. Batch and size of ImageNet's images are guesses; the rest is our default.
+    # Twin-Contrast Clustering (NeurIPS 2021), for the five data sets of the paper. Its settings are
+    # not published. These come from earlier code of its first author, and from MiCE, whose recipe
+    # that code follows. Batch size and image size for ImageNet are guesses; the rest are our
+    # defaults.
     ("twin", "cifar10"): _twin(10, "resnet34-small", 32),
     ("twin", "cifar100"): _twin(20, "resnet34-small", 32),
     ("twin", "stl10"): _twin(10, "resnet34-image", 96, max_epochs=3000),
@@ -58,15 +63,16 @@ RECIPES: dict[tuple[str, str], dict] = {
 
 
 def recipe(name: str | None, method: str, dataset: str) -> dict:
-    """Settings by their name on the command line.
+    """Return the settings of a method for a data set.
 
     Parameters
     ----------
     name : {"paper"} or None
-        None are no settings at all.
+        None stands for no settings.
 
     method : str
-        A key of `METHODS`.
+        A key of `METHODS` or of `skcc.experiments.classical.CLASSICAL`; classical methods have no
+        settings.
 
     dataset : str
         Name of the data set.
@@ -74,14 +80,14 @@ def recipe(name: str | None, method: str, dataset: str) -> dict:
     Returns
     -------
     parameters : dict of str to object
-        Of the estimator.
+        Parameters of the estimator.
 
     Raises
     ------
     ValueError
-        If the paper has none.
+        If the paper has no settings for this method and data set.
     """
-    if name is None or method not in METHODS:
+    if name is None or method in CLASSICAL:
         return {}
     if (method, dataset) not in RECIPES:
         raise ValueError(f"the paper has no settings for {method} on {dataset}")
@@ -89,7 +95,7 @@ def recipe(name: str | None, method: str, dataset: str) -> dict:
 
 
 def make_estimator(method: str, parameters: dict):
-    """An estimator by the name of its method.
+    """Make an estimator by the name of its method.
 
     Parameters
     ----------
@@ -107,7 +113,7 @@ def make_estimator(method: str, parameters: dict):
     Raises
     ------
     ValueError
-        If there is no such method, or it has no such parameter; names those it has.
+        If the method is unknown, or has no such parameter; the message lists the known ones.
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(sorted(METHODS))}")

@@ -1,7 +1,7 @@
 """Records of runs, one JSON line each, and tables of them beside the papers' figures.
 
-A folder of results holds a file DATASET.jsonl for each data set. `published.csv` holds every figure
-of the papers' tables, with its source.
+A folder of results holds a file DATASET.jsonl for each data set. `published.csv` holds all figures
+of the papers' tables, with their sources.
 """
 
 import csv
@@ -9,10 +9,12 @@ import io
 import json
 import os
 import statistics
-import warnings
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
+
+from skcc.exceptions import warn
+from skcc.training.settings import RUNTIME_PARAMETERS
 
 SCORES = ("nmi", "acc", "ari")  # in the order of the papers
 SOURCES = {
@@ -22,7 +24,7 @@ SOURCES = {
         "CIFAR-10 the ARI is lower than any that goes with this ACC"
     ),
 }
-# What stands for a row of the papers is not always the very algorithm behind it.
+# Differences between a row of ours and the papers' method of that name.
 STANDS_FOR = {
     "spectral": "spectral clustering of a graph of 10 neighbours; the papers' is self-tuning",
     "agglomerative": "Ward's linkage along a graph of 10 neighbours; the papers' is of mutual "
@@ -31,7 +33,9 @@ STANDS_FOR = {
 }
 STUDIES = ("table", "augmentation", "heads", "backbones")
 FORMATS = ("text", "markdown", "csv")
-_NO_SETTINGS = {"n_clusters", "random_state", "verbose", "device", "n_jobs", "checkpoint_dir"}
+# A record is of what was measured, so how long and how precisely was computed belongs to it.
+NOT_RECORDED = RUNTIME_PARAMETERS - {"max_seconds", "precision"}
+_HIDDEN_PARAMETERS = NOT_RECORDED | {"n_clusters", "random_state"}
 _COLUMNS = ("row", "settings", "seeds", "NMI", "ACC", "ARI", "clusters", "seconds", "forwards")
 _COLUMNS += ("device", "published NMI", "published ACC", "published ARI")
 
@@ -40,12 +44,12 @@ _COLUMNS += ("device", "published NMI", "published ACC", "published ARI")
 
 
 def append(path, record: dict) -> None:
-    """Add a record to a file of JSON lines; what was there stays whole if this is cut off.
+    """Append a record to a file of JSON lines. Earlier lines stay intact if this is interrupted.
 
     Parameters
     ----------
     path : str or Path
-        The file; made when it is not there, with its folder.
+        File of JSON lines; made if there is none, with its folder.
 
     record : dict
         Plain values.
@@ -55,7 +59,7 @@ def append(path, record: dict) -> None:
     with open(path, "a+b") as file:
         line = json.dumps(record).encode() + b"\n"
         if file.tell() and _last_byte(file) != b"\n":
-            line = b"\n" + line  # a line before was cut off
+            line = b"\n" + line  # the last line is incomplete
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
@@ -67,18 +71,18 @@ def _last_byte(file):
 
 
 def read(path) -> list[dict]:
-    """Records of a file, or of all files of a folder.
+    """Read the records of a file, or of all files of a folder.
 
     Parameters
     ----------
     path : str or Path
-        A file of JSON lines, or a folder that has some.
+        A file of JSON lines, or a folder of them.
 
     Returns
     -------
     records : list of dict
-        By file name, then in the order in which they were added. Lines that were cut off are
-        passed over with a warning.
+        By file name, then in the order in which they were added. Incomplete lines are skipped with
+        a warning.
 
     Raises
     ------
@@ -89,33 +93,33 @@ def read(path) -> list[dict]:
     names = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not names or not names[0].is_file():
         raise FileNotFoundError(f"no results (files of JSON lines, *.jsonl) in {path}")
-    return [record for name in names for record in _records(name)]
+    return [record for name in names for record in _read_lines(name)]
 
 
-def _records(path):
+def _read_lines(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line:
             continue
         try:
             yield json.loads(line)
         except (json.JSONDecodeError, RecursionError):
-            warnings.warn(f"{path}, line {number} was cut off, and is passed over", stacklevel=4)
+            warn(f"{path}, line {number} was cut off, and is passed over")
 
 
 # -- the papers' figures --------------------------------------------------------------------
 
 
 def published() -> list[dict]:
-    """Every figure of the papers' tables and ablations.
+    """Read the figures of the papers' tables and ablations.
 
     Returns
     -------
     figures : list of dict
-        ``study``, a key of `STUDIES`; ``dataset``; ``name`` as printed; ``nmi``, ``acc`` and
-        ``ari``, floats or None; ``row``, what of ours goes beside it, or "" where that is not
-        implemented; ``source``, a key of `SOURCES`.
+        ``study``, one of `STUDIES`; ``dataset``; ``name`` as printed; ``nmi``, ``acc`` and ``ari``,
+        floats or None; ``row``, the name of our row, or "" if it is not implemented; ``source``, a
+        key of `SOURCES`.
     """
-    text = files("skcc").joinpath("published.csv").read_text()
+    text = files("skcc.experiments").joinpath("published.csv").read_text()
     figures = list(csv.DictReader(io.StringIO(text)))
     for figure in figures:
         figure |= {name: float(figure[name]) if figure[name] else None for name in SCORES}
@@ -126,80 +130,78 @@ def published() -> list[dict]:
 
 
 def summarise(records: Iterable[dict]) -> list[dict]:
-    """Mean and standard deviation over the seeds of each setting.
+    """Return mean and standard deviation over the seeds of each setting.
 
     Parameters
     ----------
     records : iterable of dict
-        As `read` gives them; of several with one setting and seed the last one counts. Those that
-        are of no run are passed over.
+        As returned by `read`. If there are several with the same settings and seed, the last one
+        counts. Records without a method are skipped.
 
     Returns
     -------
     groups : list of dict
         One per study, data set, row, read-out and setting. ``nmi``, ``acc`` and ``ari`` are pairs
-        of mean and sample standard deviation, the latter None for one seed, and both None
+        of mean and sample standard deviation; the latter is None for one seed, and both are None
         without classes.
     """
     groups: dict[tuple, dict] = {}
     for record in records:
         if "method" not in record:
             continue
-        # `skcc run` belongs to no study: its lines are rows of the table.
+        # Records of `skcc run` have no study and no row; they belong to the table.
         study, row = record.get("study", "table"), record.get("row", record["method"])
         key = study, record["dataset"], row, _settings(record), record["n"]
         groups.setdefault(key, {})[record["parameters"].get("random_state")] = record
-    out = []
-    for (study, dataset, row, settings, n), by_seed in groups.items():
+    summaries = []
+    for key, by_seed in groups.items():
         runs = list(by_seed.values())
-        group = {
-            "study": study, "dataset": dataset, "row": row, "settings": settings, "n": n,
+        group = dict(zip(("study", "dataset", "row", "settings", "n"), key, strict=True)) | {
             "seeds": len(runs),
             "clusters": min(run["clusters"] for run in runs),
             "seconds": statistics.median(run["seconds"] for run in runs),
             "forwards": runs[-1]["image_forwards"],
             "device": _device(runs[-1]),
-        }  # fmt: skip
-        out.append(group | {"readout": "", **_moments(runs)})
+        }
+        summaries.append(group | {"readout": "", **_mean_and_deviation(runs)})
         if all(run.get("kmeans") for run in runs):
-            means = _moments([run["kmeans"] for run in runs])
-            out.append(group | {"readout": "k-means of features", "clusters": "", **means})
-    return out
+            readout = {"readout": "k-means of features", "clusters": ""}
+            summaries.append(group | readout | _mean_and_deviation([run["kmeans"] for run in runs]))
+    return summaries
 
 
 def _device(record):
-    """Where it ran; on a CPU, with how many threads."""
+    """Return the device, on a CPU with the number of threads."""
     device, threads = record["device"], record["threads"]
     return device if device != "cpu" else f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _settings(record):
-    """What was set by hand, in words."""
-    words = {n: v for n, v in record["parameters"].items() if n not in _NO_SETTINGS}
-    for name in record.get("varied", ()):
-        words.pop(name, None)
-    return " ".join(f"{name}={value}" for name, value in sorted(words.items()))
+    """Return the parameters that were set, without those that the row varies."""
+    hidden = _HIDDEN_PARAMETERS.union(record.get("varied", ()))
+    settings = {name: value for name, value in record["parameters"].items() if name not in hidden}
+    return " ".join(f"{name}={value}" for name, value in sorted(settings.items()))
 
 
-def _moments(runs):
-    moments = {}
+def _mean_and_deviation(runs):
+    scores = {}
     for score in SCORES:
         values = [run[score] for run in runs]
         if None in values:
-            moments[score] = (None, None)
+            scores[score] = (None, None)
             continue
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        moments[score] = (statistics.fmean(values), spread)
-    return moments
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        scores[score] = (statistics.fmean(values), deviation)
+    return scores
 
 
 def tables(records: Iterable[dict]) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Our figures beside the papers', a table for each study and data set.
+    """Make a table for each study and data set, with our figures beside the papers'.
 
     Parameters
     ----------
     records : iterable of dict
-        As `read` gives them.
+        As returned by `read`.
 
     Yields
     ------
@@ -220,34 +222,35 @@ def tables(records: Iterable[dict]) -> Iterator[tuple[str, list[dict[str, str]]]
         yield f"{study}, {dataset} ({sizes} images)", list(_rows(ours, theirs, names))
 
 
-def _rows(ours, theirs, names):
+def _rows(groups, figures, names):
+    """Yield the rows of the papers with ours beside them, then the rest of ours."""
     placed = []
-    for figure in theirs:
-        mine = [g for g in ours if figure["row"] and g["row"] == figure["row"]]
-        placed += mine
-        printed = {f"published {s.upper()}": _number(figure[s]) for s in SCORES}
-        if not mine:
+    for figure in figures:
+        matching = [g for g in groups if figure["row"] and g["row"] == figure["row"]]
+        placed += matching
+        printed = {f"published {s.upper()}": _format_score(figure[s]) for s in SCORES}
+        if not matching:
             state = "not run" if figure["row"] else "not implemented"
             yield _cells(row=figure["name"], settings=state, **printed)
-        for at, group in enumerate(mine):
-            yield _cells(**_ours(group, figure["name"]), **({} if at else printed))
-    for group in ours:
+        for i, group in enumerate(matching):
+            yield _cells(**_group_cells(group, figure["name"]), **({} if i else printed))
+    for group in groups:
         if group not in placed:
-            yield _cells(**_ours(group, names.get(group["row"], group["row"])))
+            yield _cells(**_group_cells(group, names.get(group["row"], group["row"])))
 
 
-def _cells(**given):
-    return {column: given.get(column, "") for column in _COLUMNS}
+def _cells(**cells):
+    return {column: cells.get(column, "") for column in _COLUMNS}
 
 
-def _ours(group, name):
+def _group_cells(group, name):
     readout = f", {group['readout']}" if group["readout"] else ""
-    ours = f" ({group['row']})" if group["row"] and group["row"] != name else ""
+    row = f" ({group['row']})" if group["row"] and group["row"] != name else ""
     return {
-        "row": name + ours + readout,
+        "row": name + row + readout,
         "settings": group["settings"],
         "seeds": str(group["seeds"]),
-        **{score.upper(): _number(*group[score]) for score in SCORES},
+        **{score.upper(): _format_score(*group[score]) for score in SCORES},
         "clusters": str(group["clusters"]),
         "seconds": f"{group['seconds']:.{0 if group['seconds'] >= 10 else 1}f}",
         "forwards": f"{group['forwards']:,}" if group["forwards"] else "",
@@ -255,49 +258,44 @@ def _ours(group, name):
     }
 
 
-def _number(mean, spread=None):
+def _format_score(mean, deviation=None):
     if mean is None:
         return ""
     text = f"{mean:.3f}".removeprefix("0")
-    return text if spread is None else f"{text} ± {spread:.3f}".replace("± 0.", "± .")
+    return text if deviation is None else f"{text} ± {deviation:.3f}".replace("± 0.", "± .")
 
 
 def render(records: Iterable[dict], style: str) -> str:
-    """Tables as text, Markdown or CSV.
+    """Format records as tables in text, Markdown or CSV.
 
     Parameters
     ----------
     records : iterable of dict
-        As `read` gives them.
+        As returned by `read`.
 
     style : {"text", "markdown", "csv"}
-        How.
+        Format of the tables.
 
     Returns
     -------
     text : str
-        All tables; as CSV one table, with the titles in a first column.
+        All tables; as CSV a single one, with the titles in its first column.
 
     Raises
     ------
     ValueError
-        If there is no such style.
+        If the style is unknown.
     """
     if style not in FORMATS:
         raise ValueError(f"style must be one of {', '.join(FORMATS)}; got {style!r}")
-    found = list(tables(records))
+    titled = list(tables(records))
     if style == "csv":
-        out = io.StringIO()
-        writer = csv.DictWriter(out, ["table", *_COLUMNS], lineterminator="\n")
-        writer.writeheader()
-        for title, rows in found:
-            writer.writerows({"table": title, **row} for row in rows)
-        return out.getvalue()
+        return _csv(titled)
     table = _markdown if style == "markdown" else _text
     parts = [f"{'## ' if style == 'markdown' else ''}{title}\n\n{table(rows)}"
-             for title, rows in found]  # fmt: skip
+             for title, rows in titled]  # fmt: skip
     heading = ["# Results\n\n" + _LEGEND] if style == "markdown" else []
-    return "\n\n".join([*heading, *parts, _notes(found)]) + "\n"
+    return "\n\n".join([*heading, *parts, _notes(titled)]) + "\n"
 
 
 _LEGEND = (
@@ -309,28 +307,37 @@ _LEGEND = (
 )
 
 
-def _notes(found):
-    """What must be said of the rows that are shown."""
-    shown = {row["row"] for _, rows in found for row in rows}
-    printed = any(row["published ACC"] for _, rows in found for row in rows)
+def _notes(titled):
+    """Return the notes about the rows that are shown."""
+    names = {row["row"] for _, rows in titled for row in rows}
+    has_published = any(row["published ACC"] for _, rows in titled for row in rows)
     notes = [f"{name}: {text}." for name, text in STANDS_FOR.items()
-             if any(f"({name})" in row for row in shown)]  # fmt: skip
-    notes += [f"Published: {text}." for text in SOURCES.values()] if printed else []
+             if any(f"({name})" in row for row in names)]  # fmt: skip
+    notes += [f"Published: {text}." for text in SOURCES.values()] if has_published else []
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _used(rows):
+def _csv(titled):
+    file = io.StringIO()
+    writer = csv.DictWriter(file, ["table", *_COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    for title, rows in titled:
+        writer.writerows({"table": title, **row} for row in rows)
+    return file.getvalue()
+
+
+def _used_columns(rows):
     return [column for column in _COLUMNS if any(row[column] for row in rows)]
 
 
 def _markdown(rows):
-    columns = _used(rows)
+    columns = _used_columns(rows)
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _text(rows):
-    columns = _used(rows)
+    columns = _used_columns(rows)
     widths = [max(len(c), *(len(row[c]) for row in rows)) for c in columns]
     lines = [dict(zip(columns, columns, strict=True)), *rows]
     return "\n".join(

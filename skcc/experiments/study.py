@@ -1,7 +1,7 @@
 """The qualitative study of Contrastive Clustering (Li et al., AAAI 2021, figures 3 and 4).
 
-One training is looked at after each epoch. What is seen is kept in a folder, and figures are drawn
-from that folder alone.
+One training run is evaluated after each epoch, and the results are kept in a folder. The figures
+are drawn from that folder alone.
 """
 
 import json
@@ -19,17 +19,20 @@ from skcc.metrics import clustering_scores
 from skcc.plotting import EmbeddingDisplay, SimilarityDisplay
 from skcc.similarity import similarity_of
 
-MAPPED = 2000  # most samples whose features are kept
-MOMENTS = (0.0, 0.1, 0.25, 1.0)  # of training, at which they are; the first is after one epoch
+MAX_SAMPLES = 2000  # in a snapshot
+SNAPSHOT_SHARES = (0.0, 0.1, 0.25, 1.0)  # of training; the first is after one epoch
+
+
+# -- training -------------------------------------------------------------------------------
 
 
 class _Observer:
-    """A callback that keeps similarities after each epoch, and features at some."""
+    """A callback that saves similarities and scores after each epoch, and features after some."""
 
-    def __init__(self, folder, bunch, moments):
-        self.folder, self.bunch, self.moments = folder, bunch, moments
-        n = len(bunch.images)
-        self.shown = np.sort(np.random.default_rng(0).permutation(n)[:MAPPED])
+    def __init__(self, folder, bunch, snapshot_epochs):
+        self.folder, self.bunch, self.snapshot_epochs = folder, bunch, snapshot_epochs
+        order = np.random.default_rng(0).permutation(len(bunch.images))
+        self.samples = np.sort(order[:MAX_SAMPLES])
 
     def setup(self, estimator, context):
         pass
@@ -43,37 +46,37 @@ class _Observer:
     def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
         if context.task_name != "epoch":
             return
-        epoch, epochs = fitted_estimator.n_iter_, estimator.settings_["max_epochs"]
-        seen = {
+        epoch, max_epochs = fitted_estimator.n_iter_, estimator.settings_["max_epochs"]
+        record = {
             "epoch": epoch,
             **clustering_scores(self.bunch.target, fitted_estimator.labels_),
             "similarity": similarity_of(fitted_estimator, X, random_state=0),
         }
-        if epoch in (self.moments or moments_of(epochs)):
-            self._keep_features(fitted_estimator, X, epoch)
-        records.append(self.folder / "epochs.jsonl", seen)
+        if epoch in (self.snapshot_epochs or default_snapshot_epochs(max_epochs)):
+            self._save_features(fitted_estimator, X, epoch)
+        records.append(self.folder / "epochs.jsonl", record)
 
-    def _keep_features(self, model, X, epoch):
-        store, fitted = model._read_fitted(take(X, self.shown)), model._fitted_model()
+    def _save_features(self, model, X, epoch):
+        store, fitted = model._read_fitted(take(X, self.samples)), model._fitted_model()
         features = fitted.sweep(store, fitted.objective.project)
         with atomic_write(self.folder / f"epoch-{epoch:05}.npz") as file:
-            np.savez_compressed(file, features=features, labels=model.labels_[self.shown])
+            np.savez_compressed(file, features=features, labels=model.labels_[self.samples])
 
 
-def moments_of(epochs: int) -> list[int]:
-    """Epochs at which features are kept, where none are asked for.
+def default_snapshot_epochs(max_epochs: int) -> list[int]:
+    """Return the epochs after which features are saved by default.
 
     Parameters
     ----------
-    epochs : int
-        Of the training.
+    max_epochs : int
+        Epochs of the training run.
 
     Returns
     -------
-    moments : list of int
-        The first, those after a tenth and a quarter, and the last.
+    epochs : list of int
+        The first one, those after a tenth and a quarter of training, and the last one.
     """
-    return sorted({max(1, round(share * epochs)) for share in MOMENTS})
+    return sorted({max(1, round(share * max_epochs)) for share in SNAPSHOT_SHARES})
 
 
 def observe(
@@ -82,32 +85,35 @@ def observe(
     *,
     method: str = "contrastive",
     parameters: dict,
-    moments: tuple[int, ...] = (),
+    snapshot_epochs: tuple[int, ...] = (),
 ) -> dict:
-    """Train once, and keep what is seen; what was seen already is not trained again.
+    """Train once, and save similarities, scores and features in a folder.
+
+    An interrupted training run is resumed; a finished one is not run again.
 
     Parameters
     ----------
     bunch : Bunch
-        A data set as `skcc.datasets.load` gives it.
+        A data set as returned by `skcc.datasets.load`.
 
     folder : str or Path
-        Where it is kept: ``epochs.jsonl`` has similarities and scores of each epoch,
-        ``epoch-N.npz`` features and labels. A training that was cut off goes on.
+        Folder of the study. ``epochs.jsonl`` has similarities and scores of each epoch,
+        ``epoch-N.npz`` features and labels.
 
     method : str, default="contrastive"
-        A key of `skcc.benchmark.METHODS`.
+        A key of `skcc.experiments.recipes.METHODS`.
 
     parameters : dict of str to object
-        Of the estimator.
+        Parameters of the estimator.
 
-    moments : tuple of int, default=()
-        Epochs, counted from 1, at which features are kept; none are those of `moments_of`.
+    snapshot_epochs : tuple of int, default=()
+        Epochs, counted from 1, after which features are saved; none stands for those of
+        `default_snapshot_epochs`.
 
     Returns
     -------
     study : dict
-        What was trained.
+        What was trained, and the final scores.
 
     Raises
     ------
@@ -118,85 +124,97 @@ def observe(
         If scikit-learn has no callbacks, as before 1.9.
     """
     folder = Path(folder)
-    asked = {"method": method, "dataset": bunch.name, "n": len(bunch.images),
-             "parameters": parameters, "moments": list(moments)}  # fmt: skip
-    kept = folder / "study.json"
-    done = json.loads(kept.read_text()) if kept.exists() else {}
-    differing = [name for name in asked if done and done.get(name) != asked[name]]
-    if differing:
-        raise ValueError(
-            f"{folder} holds another study: "
-            + "; ".join(f"{name} was {done.get(name)!r}, is {asked[name]!r}" for name in differing)
-        )
+    file = folder / "study.json"
+    identity = {"method": method, "dataset": bunch.name, "n": len(bunch.images),
+                "parameters": parameters, "moments": list(snapshot_epochs)}  # fmt: skip
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    if stored:
+        _check_same_study(stored, identity, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if done.get("epochs"):
-        return done
-    with atomic_write(kept) as file:
-        file.write(json.dumps(asked).encode())
+    if stored.get("epochs"):
+        return stored
+    _write_json(file, identity)
     model = make_estimator(method, parameters | {"checkpoint_dir": folder / "checkpoint"})
-    model.set_callbacks(_Observer(folder, bunch, moments))
+    model.set_callbacks(_Observer(folder, bunch, snapshot_epochs))
     with no_partial_result():
         model.fit(bunch.images, unlabeled=bunch.unlabeled)
-    study = asked | {
+    study = identity | {
         "epochs": model.n_iter_, **clustering_scores(bunch.target, model.labels_),
         "settings": model.settings_, "commit": commit(), "versions": versions(),
     }  # fmt: skip
-    with atomic_write(kept) as file:
-        file.write(json.dumps(study).encode())
+    _write_json(file, study)
     return study
 
 
-def _epochs(folder):
-    """What was seen at each epoch; an epoch that was trained twice was the same twice."""
-    seen = {at["epoch"]: at for at in records.read(Path(folder) / "epochs.jsonl")}
-    return [seen[epoch] for epoch in sorted(seen)]
+def _check_same_study(stored, identity, folder):
+    differing = [name for name in identity if stored.get(name) != identity[name]]
+    if differing:
+        raise ValueError(
+            f"{folder} holds another study: "
+            + "; ".join(f"{n} was {stored.get(n)!r}, is {identity[n]!r}" for n in differing)
+        )
+
+
+def _write_json(path, content):
+    with atomic_write(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+# -- figures --------------------------------------------------------------------------------
 
 
 def draw_similarity(folder):
-    """Figure 3 of the paper: four kinds of similarities over the epochs.
+    """Draw figure 3 of the paper: four kinds of similarities over the epochs.
 
     Parameters
     ----------
     folder : str or Path
-        What `observe` made.
+        Folder of a study that `observe` made.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
-        With a band of one standard deviation about each curve.
+        Curves, each with a band of one standard deviation.
     """
-    seen = _epochs(folder)
+    epochs = _read_epochs(folder)
     display = SimilarityDisplay(
-        similarity=[at["similarity"] for at in seen], epochs=[at["epoch"] for at in seen]
+        similarity=[record["similarity"] for record in epochs],
+        epochs=[record["epoch"] for record in epochs],
     )
     return display.plot().figure_
 
 
 def draw_evolution(folder):
-    """Figure 4 of the paper: t-SNE of the instances at some moments, coloured by assignment.
+    """Draw figure 4 of the paper: t-SNE of the instances during training, coloured by cluster.
 
     Parameters
     ----------
     folder : str or Path
-        What `observe` made.
+        Folder of a study that `observe` made.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
-        A panel for each moment, with the agreement of all labels and classes.
+        One panel per snapshot, with the NMI of all labels.
     """
     import matplotlib.pyplot as plt
 
-    seen = {at["epoch"]: at for at in _epochs(folder)}
+    nmi = {record["epoch"]: record["nmi"] for record in _read_epochs(folder)}
     files = sorted(Path(folder).glob("epoch-*.npz"))
     size = 3.2 * len(files), 3.6
     figure, axes = plt.subplots(1, len(files), figsize=size, layout="constrained", squeeze=False)
     for ax, path in zip(axes[0], files, strict=True):
         epoch = int(path.stem.removeprefix("epoch-"))
-        with np.load(path, allow_pickle=False) as kept:
+        with np.load(path, allow_pickle=False) as snapshot:
             EmbeddingDisplay.from_predictions(
-                kept["features"], kept["labels"], method="tsne", random_state=0, ax=ax
+                snapshot["features"], snapshot["labels"], method="tsne", random_state=0, ax=ax
             )
-        nmi = seen[epoch]["nmi"]
-        ax.set_title(f"epoch {epoch}" + (f", NMI {nmi:.3f}" if nmi is not None else ""))
+        score = "" if nmi[epoch] is None else f", NMI {nmi[epoch]:.3f}"
+        ax.set_title(f"epoch {epoch}{score}")
     return figure
+
+
+def _read_epochs(folder):
+    """Return one record per epoch; repeated epochs, after a crash, are identical."""
+    by_epoch = {record["epoch"]: record for record in records.read(Path(folder) / "epochs.jsonl")}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]

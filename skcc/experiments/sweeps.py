@@ -1,7 +1,7 @@
 """The papers' table and ablations as sweeps of runs, and training within a budget of time.
 
-A run that is done is a line in DATASET.jsonl of the folder of results; one that was cut off has a
-checkpoint below that folder, and is continued. Neither is made twice.
+Each finished run is a line of the file DATASET.jsonl in the folder of results, and is not run
+again. An interrupted run has a checkpoint below that folder, and is resumed.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from sklearn.utils import Bunch
 
 from skcc.atomic import atomic_write
 from skcc.datasets import take
-from skcc.experiments import records
-from skcc.experiments.recipes import METHODS, make_estimator
-from skcc.experiments.runs import CLASSICAL, run
+from skcc.experiments import recipes, records, runs
+from skcc.experiments.classical import CLASSICAL
+from skcc.experiments.recipes import METHODS
 from skcc.training.settings import steps_per_epoch
 
-# The ablations of Contrastive Clustering, tables 4 and 5 of the paper among them: what a row sets.
+# Parameters that each row of an ablation sets; tables 4 and 5 of Contrastive Clustering among them.
 ABLATIONS: dict[str, dict[str, dict]] = {
     "augmentation": {
         "both": {"augmented_views": 2},
@@ -38,10 +38,12 @@ ABLATIONS: dict[str, dict[str, dict]] = {
     },
     "backbones": {name: {"backbone": name} for name in ("resnet18", "resnet34", "resnet50")},
 }
-_PLACE = {"device", "n_jobs", "verbose"}  # of what is asked for, what makes no other run
-_MARGIN = 0.95  # of the time there is; the rest is for what is no epoch
+_TRAINING_SHARE = 0.95  # of the time budget; the rest is for reading, evaluation and saving
 _PILOT_STEPS = 8
 _PILOT_EPOCHS = 4
+
+
+# -- sweeps ---------------------------------------------------------------------------------
 
 
 def table(
@@ -58,10 +60,10 @@ def table(
     Parameters
     ----------
     bunch : Bunch
-        A data set as `skcc.datasets.load` gives it.
+        A data set as returned by `skcc.datasets.load`.
 
     methods : iterable of str
-        Keys of `skcc.benchmark.METHODS` and `skcc.benchmark.CLASSICAL`.
+        Keys of `skcc.experiments.recipes.METHODS` and `skcc.experiments.classical.CLASSICAL`.
 
     seeds : int
         Each method is run with ``random_state`` 0, 1, ..., seeds - 1.
@@ -70,10 +72,10 @@ def table(
         Folder of the results.
 
     parameters : dict of str to object
-        Of all estimators; classical methods take ``n_clusters`` of them.
+        Parameters of all estimators; classical methods use ``n_clusters`` only.
 
     recipe : {"paper"} or None, default=None
-        Start from these settings.
+        Settings that `parameters` changes.
 
     Yields
     ------
@@ -83,7 +85,7 @@ def table(
     Raises
     ------
     ValueError
-        If there is no such method or parameter, or no recipe for the data set.
+        If a method or parameter is unknown, or there is no recipe for the data set.
     """
     methods = tuple(methods)
     known = {*METHODS, *CLASSICAL}
@@ -92,10 +94,10 @@ def table(
         raise ValueError(f"no method {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     rows = {}
     for method in methods:
-        asked = recipe(recipe, method, bunch.name) | parameters
+        row_parameters = recipes.recipe(recipe, method, bunch.name) | parameters
         if method in CLASSICAL:
-            asked = {name: value for name, value in parameters.items() if name == "n_clusters"}
-        rows[method] = method, asked, ()
+            row_parameters = {k: v for k, v in parameters.items() if k == "n_clusters"}
+        rows[method] = method, row_parameters, ()
     yield from _sweep("table", bunch, rows, seeds, Path(out))
 
 
@@ -110,7 +112,7 @@ def ablation(
         A key of `ABLATIONS`.
 
     bunch : Bunch
-        A data set as `skcc.datasets.load` gives it.
+        A data set as returned by `skcc.datasets.load`.
 
     seeds : int
         Each row is run with ``random_state`` 0, 1, ..., seeds - 1.
@@ -119,10 +121,10 @@ def ablation(
         Folder of the results.
 
     parameters : dict of str to object
-        Of all rows, but for what the ablation varies.
+        Parameters of all rows, except those that the ablation varies.
 
     recipe : {"paper"} or None, default=None
-        Start from these settings.
+        Settings that `parameters` changes.
 
     Yields
     ------
@@ -132,9 +134,9 @@ def ablation(
     Raises
     ------
     ValueError
-        If there is no such parameter, or no recipe for the data set.
+        If a parameter is unknown, or there is no recipe for the data set.
     """
-    base = recipe(recipe, "contrastive", bunch.name) | parameters
+    base = recipes.recipe(recipe, "contrastive", bunch.name) | parameters
     rows = {
         row: ("contrastive", base | varied, tuple(varied))
         for row, varied in ABLATIONS[study].items()
@@ -143,23 +145,23 @@ def ablation(
 
 
 def _sweep(study, bunch, rows, seeds, out):
-    """Make the runs that are not on record; seed by seed, so that each row has a figure soon."""
-    for method, asked, _ in rows.values():
+    """Do the runs that are not on record, seed by seed, so that each row has a result early."""
+    for method, parameters, _ in rows.values():
         if method in METHODS:
-            make_estimator(method, asked)  # for its errors, before anything is run
+            recipes.make_estimator(method, parameters)  # raises before anything is run
     path = out / f"{bunch.name}.jsonl"
-    done = _on_record(path)
+    finished = _records_by_identity(path)
     for seed in range(seeds):
-        for row, (method, asked, varied) in rows.items():
-            run = _Run(study, row, method, bunch, asked | {"random_state": seed})
-            if run.identity in done:
+        for row, (method, parameters, varied) in rows.items():
+            run = _Run(study, row, method, bunch, parameters | {"random_state": seed})
+            if run.identity in finished:
                 continue
             folder = run.folder(out)
-            continued = folder.exists()
-            place = {"checkpoint_dir": folder} if method in METHODS else {}
-            record = run.record(place) | {"varied": varied}
-            if continued:
-                record["continued"] = True  # its seconds are those since then
+            is_resumed = folder.exists()
+            extra = {"checkpoint_dir": folder} if method in METHODS else {}
+            record = run.execute(extra) | {"varied": varied}
+            if is_resumed:
+                record["continued"] = True  # "seconds" are those since then
             records.append(path, record)
             _remove(folder)
             yield record
@@ -167,44 +169,44 @@ def _sweep(study, bunch, rows, seeds, out):
 
 def _remove(folder):
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others are below it
+    with contextlib.suppress(OSError):  # other runs are unfinished
         folder.parent.rmdir()
 
 
-def _on_record(path):
-    made = records.read(path) if path.exists() else []
-    return {record["identity"]: record for record in made if "identity" in record}
+def _records_by_identity(path):
+    if not path.exists():
+        return {}
+    return {record["identity"]: record for record in records.read(path) if "identity" in record}
 
 
 class _Run:
-    """One row with one seed: what is asked for, and its name."""
+    """One row of a study with one seed, identified by a hash of all that decides its result."""
 
-    def __init__(self, study, row, method, bunch, asked):
+    def __init__(self, study, row, method, bunch, parameters):
         self.study, self.row, self.method, self.bunch = study, row, method, bunch
         if bunch.target is not None:
-            asked = {"n_clusters": len(np.unique(bunch.target)), **asked}
-        self.asked = asked
-        results_of = {name: value for name, value in asked.items() if name not in _PLACE}
-        name = json.dumps([study, row, method, len(bunch.images), results_of], sort_keys=True)
-        self.identity = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+            parameters = {"n_clusters": len(np.unique(bunch.target)), **parameters}
+        self.parameters = parameters
+        settings = {k: v for k, v in parameters.items() if k not in records.NOT_RECORDED}
+        content = json.dumps([study, row, method, len(bunch.images), settings], sort_keys=True)
+        self.identity = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
     def folder(self, out):
-        """Where it keeps its state until it is done."""
+        """Return the folder of the checkpoint."""
         return out / "unfinished" / f"{self.bunch.name}-{self.study}-{self.row}-{self.identity}"
 
-    def record(self, place):
-        """Run it; what tells only where and how long is not kept as a parameter."""
-        record = run(self.method, self.bunch, self.asked | place)
+    def execute(self, extra):
+        """Run with extra parameters for resuming and stopping, and return the record."""
+        record = runs.run(self.method, self.bunch, self.parameters | extra)
         record["parameters"] = {k: v for k, v in record["parameters"].items()
-                                if k not in {"checkpoint_dir", "max_seconds"}}  # fmt: skip
-        head = {"study": self.study, "row": self.row, "identity": self.identity}
-        return head | record
+                                if k not in ("checkpoint_dir", "max_seconds")}  # fmt: skip
+        return {"study": self.study, "row": self.row, "identity": self.identity} | record
 
 
 # -- training within a budget ---------------------------------------------------------------
 
 
-def within(
+def train_for_minutes(
     minutes: float,
     bunch: Bunch,
     *,
@@ -214,10 +216,10 @@ def within(
     parameters: dict,
     recipe: str | None = None,
 ) -> dict:
-    """Train for some minutes; in several calls, if one is not enough.
+    """Train for some minutes, in several calls if one is not enough.
 
-    The first call settles how many epochs the run has: ``max_epochs``, or as many as fit into this
-    call. Each call goes on where the one before stopped, and the last one adds the record.
+    The first call fixes the number of epochs of the run: ``max_epochs``, or as many as fit into
+    this call. Each call resumes where the one before stopped; the last one adds the record.
 
     Parameters
     ----------
@@ -225,10 +227,10 @@ def within(
         Wall-clock time of this call.
 
     bunch : Bunch
-        A data set as `skcc.datasets.load` gives it.
+        A data set as returned by `skcc.datasets.load`.
 
     method : str, default="contrastive"
-        A key of `skcc.benchmark.METHODS`.
+        A key of `skcc.experiments.recipes.METHODS`.
 
     seed : int, default=0
         Random state.
@@ -237,37 +239,38 @@ def within(
         Folder of the results.
 
     parameters : dict of str to object
-        Of the estimator.
+        Parameters of the estimator.
 
     recipe : {"paper"} or None, default=None
-        Start from these settings.
+        Settings that `parameters` changes.
 
     Returns
     -------
     record : dict
-        As that of a row of the table. ``planned_epochs`` beside ``epochs`` tells whether the run is
-        done, ``calls`` the seconds that each call took.
+        Like a row of the table. The run is finished when ``epochs`` equals ``planned_epochs``;
+        ``calls`` lists the seconds of each call.
 
     Raises
     ------
     ValueError
-        If the time is not positive, or there is no such method or parameter.
+        If the time is not positive, or the method or a parameter is unknown.
     """
     if not 0 < minutes < math.inf:
         raise ValueError(f"minutes must be a finite number > 0; got {minutes!r}")
     started = time.monotonic()
-    asked = recipe(recipe, method, bunch.name) | parameters | {"random_state": seed}
-    run = _Run("table", method, method, bunch, asked)
+    parameters = recipes.recipe(recipe, method, bunch.name) | parameters | {"random_state": seed}
+    run = _Run("table", method, method, bunch, parameters)
     path = Path(out) / f"{bunch.name}.jsonl"
-    if run.identity in (done := _on_record(path)):
-        return done[run.identity]
+    finished = _records_by_identity(path)
+    if run.identity in finished:
+        return finished[run.identity]
     folder = run.folder(Path(out))
-    plan = _plan(run, minutes, folder)
-    left = 60 * minutes - (time.monotonic() - started)
-    run.asked |= {"max_epochs": plan["max_epochs"]}
-    record = run.record({"checkpoint_dir": folder, "max_seconds": max(left, 1e-3)})
+    plan = _load_or_make_plan(run, minutes, folder)
+    remaining = 60 * minutes - (time.monotonic() - started)
+    run.parameters |= {"max_epochs": plan["max_epochs"]}
+    record = run.execute({"checkpoint_dir": folder, "max_seconds": max(remaining, 1e-3)})
     plan["calls"].append(round(time.monotonic() - started, 2))
-    _keep(plan, folder)
+    _save_plan(plan, folder)
     record |= {"varied": (), "planned_epochs": plan["max_epochs"], "calls": plan["calls"]}
     record["seconds"] = round(sum(plan["calls"]), 2)
     if record["epochs"] == plan["max_epochs"]:
@@ -276,44 +279,44 @@ def within(
     return record
 
 
-def _keep(plan, folder):
+def _save_plan(plan, folder):
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "plan.json") as file:
         file.write(json.dumps(plan).encode())
 
 
-def _plan(run, minutes, folder):
-    """How many epochs the run has, and the seconds of its calls until now."""
+def _load_or_make_plan(run, minutes, folder):
+    """Return the number of epochs of a run, and the seconds of its calls so far."""
     if (folder / "plan.json").exists():
         return json.loads((folder / "plan.json").read_text())
-    epochs = run.asked.get("max_epochs", "auto")
+    epochs = run.parameters.get("max_epochs", "auto")
     if epochs == "auto":
         started = time.monotonic()
         seconds = _seconds_per_epoch(run)
-        left = 60 * minutes - (time.monotonic() - started)
-        epochs = max(1, int(_MARGIN * left / seconds))
+        remaining = 60 * minutes - (time.monotonic() - started)
+        epochs = max(1, int(_TRAINING_SHARE * remaining / seconds))
     plan = {"max_epochs": epochs, "calls": []}
-    _keep(plan, folder)
+    _save_plan(plan, folder)
     return plan
 
 
 def _seconds_per_epoch(run):
-    """From a few steps on a part of the images; the first ones, which warm up, do not count."""
+    """Estimate from a few steps on some images; the difference of two fits removes the overhead."""
     bunch = run.bunch
-    size = run.asked.get("batch_size", "auto")
+    size = run.parameters.get("batch_size", "auto")
     n = min(len(bunch.images), _PILOT_STEPS * (256 if size == "auto" else size))
-    some = np.random.default_rng(0).permutation(len(bunch.images))[:n]
-    images = take(bunch.images, some)
+    chosen = np.random.default_rng(0).permutation(len(bunch.images))[:n]
+    images = take(bunch.images, chosen)
 
     def fit(epochs):
-        model = make_estimator(run.method, run.asked | {"max_epochs": epochs})
+        model = recipes.make_estimator(run.method, run.parameters | {"max_epochs": epochs})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # so short a training finds little
+            warnings.simplefilter("ignore")  # such as empty clusters
             started = time.monotonic()
             model.fit(images)
         return time.monotonic() - started, model.settings_["batch_size"]
 
-    fit(1)
+    fit(1)  # warm-up
     (short, _), (long, size) = fit(1), fit(1 + _PILOT_EPOCHS)
     per_step = max(long - short, 1e-3) / _PILOT_EPOCHS / steps_per_epoch(n, size)
     n_unlabeled = 0 if bunch.unlabeled is None else len(bunch.unlabeled)

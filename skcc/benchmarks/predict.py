@@ -1,0 +1,69 @@
+"""``skcc bench predict``: speed of prediction."""
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch.utils.flop_counter import FlopCounterMode
+
+from skcc.augment import plain_view
+from skcc.benchmarks.timing import medians
+from skcc.benchmarks.workload import synthetic_images
+from skcc.methods.contrastive import ContrastiveClustering
+from skcc.training.settings import resolve_device, resolve_precision
+from skcc.training.sweep import INFERENCE_BATCH, autocast
+
+
+def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -> dict:
+    """`predict_proba` against a bare batched forward of the same module.
+
+    Parameters
+    ----------
+    n : int, default=10_000
+        Number of images.
+
+    side : int, default=28
+        Side of the colour images in pixels.
+
+    repeats : int, default=3
+        Timed calls.
+
+    device : str
+        Device to compute on.
+
+    Returns
+    -------
+    record : dict
+        Images per second of both, and their ratio.
+    """
+    where = resolve_device(device)
+    X = np.resize(synthetic_images(min(n, 512), side), (n, side, side, 3))
+    model = ContrastiveClustering(10, max_epochs=1, random_state=0, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one epoch of noise
+        model.fit(X[: min(n, 512)])
+    module, size = model._objective(), model.settings_["image_size"]
+    dtype, samples = resolve_precision("auto", where), torch.from_numpy(X)
+
+    def bare():
+        with torch.inference_mode(), autocast(where, dtype):
+            return torch.cat([
+                module.assign(plain_view(part.to(where), size)).float().cpu()
+                for part in samples.split(INFERENCE_BATCH)
+            ]).numpy()  # fmt: skip
+
+    seconds = medians(
+        {"ours": lambda: model.predict_proba(X), "bare": bare}, repeats=repeats, device=where
+    )
+    images = plain_view(samples[: min(n, 128)].to(where), size)
+    with FlopCounterMode(display=False) as flops, torch.inference_mode():
+        module.assign(images)
+    return {
+        "bench": "predict",
+        "n": n,
+        "images_per_second": n / seconds["ours"],
+        "bare_images_per_second": n / seconds["bare"],
+        "speed_over_bare": seconds["bare"] / seconds["ours"],
+        "gigaflops": flops.get_total_flops() / len(images) * n / seconds["ours"] / 1e9,
+    }

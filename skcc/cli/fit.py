@@ -1,0 +1,312 @@
+"""``skcc fit``: cluster the images of a folder, and write the model, tables and a page.
+
+The summary or record goes to standard output, messages to standard error.
+"""
+
+import json
+import os
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from skcc import distributed
+from skcc.cli.inputs import find_images, load
+from skcc.cli.options import (
+    add_classes_option,
+    add_command,
+    add_output_options,
+    add_reading_options,
+    add_settings_option,
+    reading_parameters,
+)
+from skcc.cli.output import plain_warnings, print_message
+from skcc.cli.predict import predict_labels
+from skcc.cli.run_folder import (
+    CHECKPOINT,
+    HISTORY,
+    LABELS,
+    MODEL,
+    PAGE,
+    RECORD,
+    SORTED,
+    image_names,
+    read_record,
+    write_page,
+)
+from skcc.exceptions import TrainingInterruptedWarning
+from skcc.experiments.recipes import METHODS, make_estimator
+from skcc.experiments.runs import versions
+from skcc.report import Clustering, outputs
+from skcc.training.checkpoint import remove_checkpoints
+from skcc.training.settings import RUNTIME_PARAMETERS
+
+EXAMPLES = """examples:
+  skcc fit photos/ -k 10 -o out/                      then open out/report.html
+  skcc fit photos/ -k 10 -o out/ --resume             go on after Ctrl-C
+  skcc fit photos/ -k 10 -o out/ --sort symlink       also a folder of links per cluster
+  skcc fit photos/ -k 10 -o out/ --classes-from-folders    compare with the sub-folders
+  skcc fit new/ -k 12 -o out2/ --weights out/model.safetensors   start from learned features
+  skcc fit photos/ -k 10 -o out/ --set image_size=32 entropy_weight=2
+  torchrun --nproc-per-node 4 -m skcc fit photos/ -k 10 -o out/   four processes, or GPUs
+
+writes into the folder OUT:
+  model.safetensors  the fitted model, for skcc predict and for Python
+  labels.csv         path, cluster and probability of each image
+  history.csv        terms of the loss, epoch by epoch
+  report.html        a page to look at, in one file
+  run.json           settings, versions and figures of the run
+"""
+
+
+def add_parser(commands) -> None:
+    """Add the command to the command line.
+
+    Parameters
+    ----------
+    commands : argparse action
+        Result of ``add_subparsers``.
+    """
+    summary = "cluster the images of a folder, and make a page of it"
+    parser = add_command(commands, "fit", _fit, summary, EXAMPLES)
+    parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
+    parser.add_argument("-k", "--clusters", type=int, metavar="K", help="how many (default: 8)")
+    parser.add_argument(
+        "-o", "--out", required=True, type=Path, metavar="OUT", help="folder for the results"
+    )
+    parser.add_argument("--method", choices=list(METHODS), help="default: contrastive")
+    parser.add_argument("--backbone", metavar="NAME", help="network (default: by device and size)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the interrupted run in OUT, if there is one",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="MODEL",
+        help="start from the features of a fitted model; clusters are learned anew. Method, "
+        "network and number of clusters are its own unless given",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=["copy", "symlink"],
+        help=f"also bring the images into OUT/{SORTED}/CLUSTER/; never moves or overwrites",
+    )
+    add_settings_option(parser, "any parameters of the estimator")
+    add_classes_option(parser)
+    add_reading_options(parser)
+    add_output_options(parser, "print the record of the run as JSON")
+
+
+def _fit(options):
+    """Train unless the run is finished, and print the summary or yield the record."""
+    is_trained = False
+    distributed.init_process_group()
+    options.quiet |= not distributed.is_rank_zero()
+    with plain_warnings():
+        try:
+            estimator = _make_estimator(options)
+            record = distributed.compute_on_rank_zero(lambda: _find_finished_run(options))
+            if record is None:
+                files, names = find_images(options.path, exclude=options.out)
+                print_message(options, f"{len(files):,} images in {options.path}")
+                started = time.perf_counter()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", TrainingInterruptedWarning)
+                    estimator.fit(files)
+                is_trained = True
+                record = _write_results(options, estimator, files, names, started)
+        except (KeyboardInterrupt, TrainingInterruptedWarning):
+            raise KeyboardInterrupt(_resume_message(options, is_trained)) from None
+    if not distributed.is_rank_zero():
+        return
+    if options.json:
+        yield record
+    elif not options.quiet:
+        _print_summary(record, options.out)
+
+
+# -- before training ------------------------------------------------------------------------
+
+
+def _make_estimator(options):
+    """Make the estimator, and keep the parameters that were set as ``options.parameters``."""
+    given = {
+        "n_clusters": options.clusters,
+        "backbone": options.backbone,
+        "max_epochs": options.epochs,
+        "random_state": options.seed,
+    }
+    method, source = options.method, None
+    if options.weights:
+        source = load(options.weights, options.device)
+        own = {"n_clusters": source.n_clusters, "backbone": source.settings_["backbone"]}
+        given = own | {name: value for name, value in given.items() if value is not None}
+        method_of = {class_name: method for method, class_name in METHODS.items()}
+        method = method or method_of[type(source).__name__]
+    given |= reading_parameters(options) | {
+        "checkpoint_dir": str(options.out / CHECKPOINT),
+        "verbose": int(not options.quiet),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    options.parameters = given | dict(options.set)
+    estimator = make_estimator(method or "contrastive", options.parameters)
+    return estimator if source is None else estimator.start_from(source)
+
+
+def _find_finished_run(options):
+    """Check the output folder, and return the record of the run if it is finished already."""
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    if options.sort and os.path.lexists(out / SORTED):
+        raise ValueError(
+            f"{out / SORTED} is there already, and nothing is overwritten: delete it, or leave "
+            "out --sort"
+        )
+    has_checkpoint = _has_checkpoint(out)
+    if has_checkpoint and not options.resume:
+        raise ValueError(
+            f"{out / CHECKPOINT} holds an interrupted run: add --resume to go on with it, or "
+            "delete that folder to start again"
+        )
+    if has_checkpoint or not options.resume:
+        return None
+    if not (out / RECORD).exists():
+        print_message(options, f"no run to resume in {out}: starting one")
+        return None
+    record = read_record(out)
+    if record["run"] != _identity(options):
+        raise ValueError(f"{out} holds a finished run with other settings; choose another --out")
+    print_message(options, f"the run in {out} is finished: nothing to resume")
+    if options.sort:
+        paths, labels, _ = outputs.read_labels(out / LABELS)
+        names = image_names(paths, record)
+        _sort_images(options, [Path(options.path) / name for name in names], names, labels)
+    return record
+
+
+def _has_checkpoint(out):
+    return any((out / CHECKPOINT).glob("phase-*.pt"))
+
+
+def _identity(options):
+    """Return all that decides the result of a run, as it is after a round trip through JSON."""
+    parameters = {
+        name: value for name, value in options.parameters.items() if name not in RUNTIME_PARAMETERS
+    }
+    run = {
+        "root": os.path.abspath(options.path),
+        "method": options.method,
+        "weights": options.weights and os.path.abspath(options.weights),
+        "parameters": parameters,
+    }
+    return json.loads(json.dumps(run, default=repr))
+
+
+def _resume_message(options, is_trained):
+    if not _has_checkpoint(options.out):
+        return "interrupted before an epoch was finished; nothing is kept"
+    kept = "what was learned is kept" if is_trained else "the last finished epoch is kept"
+    arguments = [argument for argument in options.arguments if argument != "--resume"]
+    return f"interrupted; {kept}. Go on with\n  {_command([*arguments, '--resume'])}"
+
+
+def _command(arguments):
+    """Return the command line of this program with the given arguments."""
+    as_module = Path(sys.argv[0]).parts[-2:] == ("skcc", "__main__.py")
+    program = [sys.executable, "-m", "skcc"] if as_module else ["skcc"]
+    return shlex.join([*program, *arguments])
+
+
+# -- results --------------------------------------------------------------------------------
+
+
+def _write_results(options, estimator, files, names, started):
+    """Predict on all ranks, and write the results on rank 0, which returns the record."""
+    labels, probabilities = predict_labels(estimator, files)
+    if not distributed.is_rank_zero():
+        return None
+    with distributed.single_process():
+        clustering = Clustering(
+            files,
+            names,
+            labels,
+            probabilities,
+            classes=[f.parent.name for f in files] if options.classes_from_folders else None,
+            invalid=[(names[i], reason) for i, reason in estimator.invalid_],
+        )
+        return _write_run_folder(options, estimator, clustering, started)
+
+
+def _write_run_folder(options, estimator, clustering, started):
+    """Write all files; sorted images come last, since they may need much space."""
+    out = options.out
+    print_message(options, f"writing {out}")
+    paths = [str(file) for file in clustering.files]
+    table = outputs.labels_as_csv(paths, clustering.labels, clustering.probabilities)
+    estimator.save(out / MODEL)
+    outputs.write(out / LABELS, table)
+    outputs.write(out / HISTORY, outputs.history_as_csv(estimator.history_))
+    record = _make_record(options, estimator, clustering)
+    record["seconds"] = round(time.perf_counter() - started, 2)
+    record = json.loads(json.dumps(record))  # skcc report makes the same page from the file
+    write_page(out / PAGE, estimator, clustering, record, options.jobs)
+    outputs.write(out / RECORD, json.dumps(record, indent=1).encode())
+    if options.sort:
+        _sort_images(options, clustering.files, clustering.names, clustering.labels)
+    remove_checkpoints(out / CHECKPOINT)
+    return record
+
+
+def _sort_images(options, files, names, labels):
+    count = outputs.sort_files(files, names, labels, options.out / SORTED, options.sort)
+    print_message(options, f"{count:,} images in {options.out / SORTED} ({options.sort})")
+
+
+def _make_record(options, estimator, clustering):
+    """Return settings, figures and versions of a run as plain values."""
+    labels, valid = clustering.labels, clustering.valid
+    sizes = np.bincount(labels[valid], minlength=estimator.n_clusters)
+    means = [
+        round(float(clustering.probabilities[labels == cluster].mean()), 4) if size else None
+        for cluster, size in enumerate(sizes)
+    ]
+    return {
+        "command": _command(options.arguments),
+        "path": str(Path(options.path)),
+        "run": _identity(options),
+        "estimator": type(estimator).__name__,
+        "settings": estimator.settings_,
+        "n": len(labels),
+        "clusters": int(np.count_nonzero(sizes)),
+        "sizes": sizes.tolist(),
+        "mean_probability": means,
+        **clustering.scores(),
+        "epochs": estimator.n_iter_,
+        "classes_from_folders": options.classes_from_folders,
+        "invalid": [list(pair) for pair in clustering.invalid],
+        "versions": versions(),
+    }
+
+
+def _print_summary(record, out):
+    """Print sizes and mean probabilities of the clusters, and the scores if there are any."""
+    empty = len(record["sizes"]) - record["clusters"]
+    clusters = f"{len(record['sizes'])} clusters{f' ({empty} empty)' if empty else ''}"
+    print(f"{record['n']:,} images in {clusters}, {record['seconds']:.0f} s")
+    print("\ncluster    images   mean probability")
+    for cluster, (size, mean) in enumerate(
+        zip(record["sizes"], record["mean_probability"], strict=True)
+    ):
+        print(f"{cluster:7}  {size:8,}   {'-' if mean is None else f'{mean:.3f}':>16}")
+    if record["invalid"]:
+        print(f"{len(record['invalid']):,} files could not be read")
+    scores = {name: record[name] for name in ("acc", "nmi", "ari") if record[name] is not None}
+    if scores:
+        print("\n" + "  ".join(f"{name.upper()} {value:.3f}" for name, value in scores.items()))
+    print(f"\nlook at {out / PAGE}", flush=True)

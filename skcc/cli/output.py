@@ -1,0 +1,52 @@
+"""Messages and warnings of the commands, on standard error."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+
+
+def printable(text: str) -> str:
+    """Escape the characters that a terminal could take for a command.
+
+    Parameters
+    ----------
+    text : str
+        May contain file names, which may contain any character.
+
+    Returns
+    -------
+    text : str
+        All unprintable characters but line ends are escaped as in Python source.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def print_message(options, message: str) -> None:
+    """Print a message unless ``--quiet`` is set.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Options of the command.
+
+    message : str
+        May contain file names.
+    """
+    if not options.quiet:
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print each distinct warning once, as one line without source code."""
+    shown = set()
+
+    def show(message, *args, **kwargs):
+        if str(message) not in shown:
+            shown.add(str(message))
+            print(printable(f"skcc: warning: {message}"), file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,90 @@
+"""``skcc predict``: assign images to the clusters of a fitted model."""
+
+import sys
+
+import numpy as np
+
+from skcc import distributed
+from skcc.cli.inputs import find_images, load
+from skcc.cli.options import (
+    add_command,
+    add_output_options,
+    add_reading_options,
+    reading_parameters,
+)
+from skcc.cli.output import plain_warnings, print_message
+from skcc.cli.run_folder import MODEL
+from skcc.report import outputs
+
+EXAMPLES = """examples:
+  skcc predict out/model.safetensors new/ -o labels.csv
+  skcc predict out/model.safetensors photo.jpg
+  skcc predict out/model.safetensors new/ --json | jq 'select(.cluster == 3).path'
+"""
+
+
+def add_parser(commands) -> None:
+    """Add the command to the command line.
+
+    Parameters
+    ----------
+    commands : argparse action
+        Result of ``add_subparsers``.
+    """
+    parser = add_command(
+        commands, "predict", _predict, "find the clusters of other images", EXAMPLES
+    )
+    parser.add_argument("model", metavar="MODEL", help=f"a {MODEL} that skcc fit wrote")
+    parser.add_argument("path", metavar="PATH", help="folder of images, or one image")
+    parser.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    add_reading_options(parser)
+    add_output_options(parser, "write a JSON object per line instead of CSV")
+
+
+def _predict(options):
+    """Predict, and write the table to a file or to standard output."""
+    distributed.init_process_group()
+    options.quiet |= not distributed.is_rank_zero()
+    with plain_warnings():
+        estimator = load(options.model, options.device)
+        estimator.set_params(**reading_parameters(options))
+        files, _ = find_images(options.path)
+        print_message(options, f"{len(files):,} images in {options.path}")
+        to_bytes = outputs.labels_as_json if options.json else outputs.labels_as_csv
+        table = to_bytes([str(file) for file in files], *predict_labels(estimator, files))
+    if not distributed.is_rank_zero():
+        return
+    if options.out:
+        outputs.write(options.out, table)
+        print_message(options, f"wrote {options.out}")
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(table)
+        sys.stdout.buffer.flush()
+    yield from ()  # no record to print
+
+
+def predict_labels(estimator, files) -> tuple[np.ndarray, np.ndarray]:
+    """Predict the cluster of each image and its probability.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Fitted on images.
+
+    files : sequence of Path
+        Image files.
+
+    Returns
+    -------
+    labels : ndarray of shape (n,)
+        Cluster of each image; -1 where the file could not be read.
+
+    probabilities : ndarray of shape (n,)
+        Probability of that cluster; NaN where the file could not be read.
+    """
+    p = estimator.predict_proba(files)
+    unreadable = np.isnan(p).any(axis=1)
+    best = np.where(unreadable[:, None], 0, p).argmax(axis=1)
+    labels = np.where(unreadable, -1, best)
+    return labels, p[np.arange(len(p)), best].astype(float)

@@ -1,0 +1,71 @@
+"""``skcc report``: write the page of a finished run again."""
+
+from pathlib import Path
+
+from skcc.cli.inputs import load
+from skcc.cli.options import (
+    add_classes_option,
+    add_command,
+    add_jobs_option,
+    add_output_options,
+)
+from skcc.cli.output import plain_warnings
+from skcc.cli.run_folder import LABELS, MODEL, PAGE, image_names, read_record, write_page
+from skcc.report import Clustering, outputs
+
+EXAMPLES = """examples:
+  skcc report out/
+  skcc report out/ --images /media/photos             the images have moved
+  skcc report out/ --classes-from-folders -o compared.html
+"""
+
+
+def add_parser(commands) -> None:
+    """Add the command to the command line.
+
+    Parameters
+    ----------
+    commands : argparse action
+        Result of ``add_subparsers``.
+    """
+    parser = add_command(
+        commands, "report", _report, "make the page of a finished run again", EXAMPLES
+    )
+    parser.add_argument("run", type=Path, metavar="OUT", help="folder that skcc fit wrote")
+    parser.add_argument("-o", "--out", metavar="FILE", help=f"default: OUT/{PAGE}")
+    parser.add_argument("--images", metavar="PATH", help="where the images are now")
+    add_classes_option(parser)
+    add_jobs_option(parser)
+    add_output_options(parser, "print the record of the run as JSON")
+
+
+def _report(options):
+    """Read a run folder, write its page, and yield the record if it is wanted as JSON."""
+    with plain_warnings():
+        record = read_record(options.run)
+        estimator = load(options.run / MODEL).set_params(n_jobs=options.jobs)
+        clustering = _read_clustering(options, record, estimator.n_clusters)
+        record |= clustering.scores()
+        page = Path(options.out or options.run / PAGE)
+        write_page(page, estimator, clustering, record, options.jobs)
+    if options.json:
+        yield record
+    elif not options.quiet:
+        print(f"look at {page}", flush=True)
+
+
+def _read_clustering(options, record, n_clusters):
+    """Read the labels of a run, and check that its images are still there."""
+    table = options.run / LABELS
+    paths, labels, probabilities = outputs.read_labels(table)
+    if len(labels) and not -1 <= labels.min() <= labels.max() < n_clusters:
+        raise ValueError(f"{table} has clusters that {options.run / MODEL} has not")
+    names = image_names(paths, record)
+    root = Path(options.images or record["run"]["root"])
+    files = [root / name for name in names]
+    missing = next((file for file in files if not file.exists()), None)
+    if missing is not None:
+        raise ValueError(f"{missing} is gone; --images says where the images are now")
+    has_classes = options.classes_from_folders or record["classes_from_folders"]
+    classes = [file.parent.name for file in files] if has_classes else None
+    return Clustering(files, names, labels, probabilities, classes, record["invalid"])

@@ -1,0 +1,122 @@
+"""The folder that ``skcc fit`` writes: its files, the record of the run and the page."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from skcc import report
+
+CHECKPOINT, SORTED = "checkpoint", "sorted"
+MODEL, LABELS, HISTORY = "model.safetensors", "labels.csv", "history.csv"
+PAGE, RECORD = "report.html", "run.json"
+
+# Fields that the page needs, and their types: a record may come from somebody else.
+_FIELD_TYPES = {
+    "path": str, "run": dict, "invalid": list, "command": str, "estimator": str, "epochs": int,
+    "seconds": (int, float), "settings": dict, "versions": dict, "classes_from_folders": bool,
+}  # fmt: skip
+
+
+def read_record(folder: Path) -> dict:
+    """Read the record of a finished run.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder that ``skcc fit`` wrote.
+
+    Returns
+    -------
+    record : dict
+        The fields that the page needs have the right types.
+
+    Raises
+    ------
+    ValueError
+        If there is no record, or it is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no finished run of skcc fit: there is no {path}")
+    try:
+        record = json.loads(path.read_text())
+        for name, expected in _FIELD_TYPES.items():
+            _check_type(name, record[name], expected)
+        _check_type("root", record["run"]["root"], str)
+        _check_type("parameters", record["run"]["parameters"], dict)
+        for name, reason in record["invalid"]:
+            _check_type("invalid", name + reason, str)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return record
+
+
+def _check_type(name, value, expected):
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
+
+
+def image_names(paths: Sequence[str], record: dict) -> list[str]:
+    """Return the paths of images relative to the folder of images of a run.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Paths from the table of labels, which may come from somebody else.
+
+    record : dict
+        Record of the run.
+
+    Returns
+    -------
+    names : list of str
+        Relative paths.
+
+    Raises
+    ------
+    ValueError
+        If an image is not below the folder.
+    """
+    names = [os.path.relpath(path, record["path"]) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"{path!r} is not below {record['path']!r}, the folder of the run")
+    return names
+
+
+def write_page(path: Path, estimator, clustering, record: dict, n_jobs: int) -> None:
+    """Write the page of a run.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+
+    estimator : BaseDeepClusterer
+        Fitted estimator.
+
+    clustering : skcc.report.Clustering
+        Images and their clusters.
+
+    record : dict
+        Record of the run.
+
+    n_jobs : int
+        Number of threads that decode thumbnails.
+    """
+    run = {
+        "estimator": record["estimator"],
+        "epochs": record["epochs"],
+        "seconds": record["seconds"],
+        "random_state": record["run"]["parameters"].get("random_state"),
+    }
+    report.write_page(
+        path,
+        estimator,
+        clustering,
+        title=Path(record["run"]["root"]).name or record["run"]["root"],
+        facts={"Run": run, "Settings": record["settings"], "Versions": record["versions"]},
+        command=record["command"],
+        n_jobs=n_jobs,
+    )
