@@ -351,7 +351,7 @@ class Queue(nn.Module):
         Shape of a row.
 
     fill : float, default=0.0
-        What the places hold that no row has taken yet.
+        Initial value of all rows.
 
     dtype : torch.dtype, default=torch.float32
         Type of the rows.
@@ -363,37 +363,37 @@ class Queue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     def push(self, rows: Tensor) -> None:
-        """Put rows in place of the oldest.
+        """Replace the oldest rows.
 
         Parameters
         ----------
         rows : Tensor of shape (n, ...)
-            Of more than `size` rows the last ones stay.
+            If there are more than `size`, the last ones are kept.
         """
         size = len(self.rows)
         if size == 0:
             return
         rows = rows[-size:]
-        places = torch.arange(len(rows), device=rows.device) + self.next
-        self.rows.index_copy_(0, places % size, rows.detach().to(self.rows.dtype))
+        positions = torch.arange(len(rows), device=rows.device) + self.next
+        self.rows.index_copy_(0, positions % size, rows.detach().to(self.rows.dtype))
         self.next.add_(len(rows)).remainder_(size)
 
 
-def momentum_update(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
-    """Let the parameters of one module follow those of another, as a moving average.
+def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Update the parameters of a target network as a moving average of the online network's.
 
-    Buffers are left alone: normalisation keeps the statistics of what the follower sees itself.
+    Buffers are not updated: batch norm keeps the statistics of what the target network sees.
 
     Parameters
     ----------
-    follower, leader : nn.Module
-        Of one architecture; the follower is changed in place.
+    target, online : nn.Module
+        Of one architecture; the target is changed in place.
 
     momentum : float
-        What the follower keeps of its own, from 0 to 1.
+        Share that the target keeps of its own parameters, from 0 to 1.
     """
     average = get_ema_multi_avg_fn(momentum)
-    average(list(follower.parameters()), list(leader.parameters()), None)
+    average(list(target.parameters()), list(online.parameters()), None)
 
 
 def mlp_head(n_in: int, n_out: int) -> nn.Sequential:

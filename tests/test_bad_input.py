@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from estimators import FULL
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-import skcc
 from skcc.exceptions import DivergenceWarning, ImageReadError
 
 GOOD = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 
 
 @pytest.fixture(params=ESTIMATORS, ids=lambda c: c.__name__)

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from estimators import FULL
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
@@ -16,7 +17,6 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.preprocessing import normalize
 from torch import nn
 
-import skcc
 from skcc.exceptions import DivergenceWarning
 from skcc.fitting import warn_about_collapse
 from skcc.methods.contrastive import ContrastiveClustering
@@ -24,7 +24,7 @@ from skcc.methods.contrastive import ContrastiveClustering
 # Most tests stop long before all clusters are found.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
 
 

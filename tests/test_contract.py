@@ -1,19 +1,22 @@
-"""scikit-learn's own checks, all of them, with real training and without an exemption."""
+"""The short contract of every estimator, and the whole battery for one method per family.
+
+scikit-learn's own checks run with real training and without an exemption.
+"""
 
 import importlib
 
+import numpy as np
 import pytest
 import sklearn
+from estimators import EVERY, FULL
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-import skcc
-
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
 # Tiny data: empty clusters and small batches are expected.
 pytestmark = pytest.mark.filterwarnings("ignore")
-every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+every_estimator = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
+one_per_family = pytest.mark.parametrize("cls", FULL, ids=lambda c: c.__name__)
 NUMBER = {"1.6": 50, "1.9": 51}  # checks, by release
 EXTRA = [  # public, but not among the checks of check_estimator
     "check_set_output_transform",
@@ -29,7 +32,7 @@ EXTRA = [  # public, but not among the checks of check_estimator
 ]
 
 
-@parametrize_with_checks([cls(max_epochs=2) for cls in ESTIMATORS])
+@parametrize_with_checks([cls(max_epochs=2) for cls in EVERY])
 def test_scikit_learns_own_checks(estimator, check):
     if "check_clustering" in str(check):  # which wants blobs to be found
         estimator.set_params(max_epochs=5)
@@ -49,8 +52,34 @@ def test_none_of_the_checks_is_passed_over(cls):
 
 
 @pytest.mark.parametrize("name", EXTRA)
-@every_estimator
+@one_per_family
 def test_scikit_learns_extra_checks(cls, name):
     if name.endswith(("pandas", "polars")):
         importlib.import_module(name.rsplit("_", 1)[1])
     getattr(estimator_checks, name)(cls.__name__, clone(cls(max_epochs=2)))
+
+
+@every_estimator
+def test_what_is_fitted_predicts_is_saved_and_resumes(cls, shapes, tmp_path):
+    X = shapes[0]
+
+    def new(**changes):
+        settings = {"max_epochs": 4, "batch_size": 40, "image_size": 8, "random_state": 0}
+        return cls(3, **settings | changes)
+
+    model = new().fit(X)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+    p, features = model.predict_proba(X), model.transform(X)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert features.shape == (len(X), len(model.get_feature_names_out()))
+
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), p)
+    np.testing.assert_array_equal(loaded.transform(X), features)
+
+    interrupted = new(checkpoint_dir=tmp_path / "run", max_seconds=1e-9)
+    assert interrupted.fit(X).n_iter_ < model.n_iter_
+    resumed = interrupted.set_params(max_seconds=None).fit(X)
+    assert resumed.history_ == model.history_
+    np.testing.assert_equal(resumed.weights_, model.weights_)

@@ -7,12 +7,11 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from estimators import FULL
 from PIL import Image
 
-import skcc
-
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 KINDS = ("gray uint8", "NHWC uint8", "NCHW float", "NCHW tensor", "paths", "PIL")
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 ANSWERS = ("predict", "predict_proba", "transform")

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from estimators import FULL
 from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
-import skcc
 from skcc import ContrastiveClustering, fitting
 from skcc.training import sweep
 
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:batches of"),
 ]
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 METHODS = ("predict", "predict_proba", "transform", "score")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sklearn
+from estimators import FULL
 from joblib import parallel_config
 from PIL import Image
 from sklearn.base import clone
@@ -21,7 +22,6 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-import skcc
 from skcc import ContrastiveClustering, TwinContrastClustering
 from skcc.metrics import clustering_accuracy
 
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:batches of"),
 ]
 RELEASE = tuple(map(int, sklearn.__version__.split(".")[:2]))
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
 
 

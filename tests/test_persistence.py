@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+from estimators import FULL
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.exceptions import NotFittedError
@@ -22,7 +23,7 @@ from skcc import persistence
 from skcc.augment import ImageAugmentation
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 QUICK = {"n_clusters": 3, "max_epochs": 2, "batch_size": 40, "random_state": 0, "device": "cpu"}
 ANSWERS = ("predict_proba", "transform")
 

@@ -1,1 +1,1 @@
-"""The methods, one file per family: objective, then estimator."""
+"""The methods, one family of papers per file: objectives, then estimators."""

@@ -1,7 +1,7 @@
 """Contrastive Clustering (Li et al., AAAI 2021).
 
 One departure from the paper: several cluster heads may share the backbone, an idea of Invariant
-Information Clustering (Ji et al., ICCV 2019). Each is trained as the paper's one.
+Information Clustering (Ji et al., ICCV 2019). Each is trained like the single head of the paper.
 """
 
 import torch
@@ -26,13 +26,16 @@ class ContrastiveObjective(Objective):
     n_clusters : int
         Width of the assignments.
 
-    projection_dim, n_heads, augmented_views : int
+    projection_dim, n_heads : int
         See `ContrastiveClustering`.
 
     instance_temperature, cluster_temperature : float
         See `ContrastiveClustering`.
 
     instance_weight, cluster_weight, entropy_weight : float
+        See `ContrastiveClustering`.
+
+    augmented_views : int, default=2
         See `ContrastiveClustering`.
     """
 
@@ -67,7 +70,7 @@ class ContrastiveObjective(Objective):
         return self.losses(*map(self.backbone, views))  # two calls: batch statistics are per view
 
     def losses(self, h_a: Tensor, h_b: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss, from the features of the two views.
+        """Compute the loss terms from the features of the two views.
 
         Parameters
         ----------

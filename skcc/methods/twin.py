@@ -1,7 +1,7 @@
-"""Twin-Contrast Clustering (Shen et al., NeurIPS 2021), reconstructed.
+"""Twin-Contrast Clustering (Shen et al., NeurIPS 2021), reconstructed from its abstract.
 
-Its abstract says what is contrasted with what; the formulas are ours, and so are the choices that
-`TwinContrastClustering` names. Numbers behind them are in docs/log.md.
+The abstract says what is contrasted with what. The formulas are ours, as are the choices that the
+docstring of `TwinContrastClustering` lists; docs/log.md has the measurements behind them.
 """
 
 import copy
@@ -18,11 +18,11 @@ from skcc.methods.contrastive import BaseContrastiveClusterer
 from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Phase, Queue, Setup, momentum_update
 from skcc.validation import check_choice, check_integer, check_real
 
-NOISE_ROWS = 4096  # drawn per epoch and use; samples that many indices apart share one
+NOISE_ROWS = 4096  # Gumbel rows drawn per epoch; samples this many indices apart share one
 
 
 class AssignedFeatures(nn.Module):
-    """A backbone, heads of prototypes that assign its features, and an embedding of both.
+    """A backbone, cluster heads of prototypes, and an embedding of features and assignments.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class AssignedFeatures(nn.Module):
         Divides the cosines between features and prototypes.
 
     conditioned : bool
-        Whether the embedding sees the assignments.
+        Whether the embedding depends on the assignments.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AssignedFeatures(nn.Module):
         self.conditioned = conditioned
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logarithms of the assignments, up to a constant.
+        """Compute the logits of the assignments.
 
         Parameters
         ----------
@@ -74,12 +74,12 @@ class AssignedFeatures(nn.Module):
             Cosines with the prototypes, over the temperature; at least float32.
         """
         with torch.autocast(features.device.type, enabled=False):
-            # Cosines need the scale: within [-1, 1] no assignment could be confident.
+            # Without the temperature, cosines within [-1, 1] allow no confident assignment.
             cosines = _directions(features) @ _directions(self.prototypes).mT
             return cosines / self.assignment_temperature
 
     def embedding(self, features: Tensor, sample: Tensor) -> Tensor:
-        """What instances are contrasted by: an affine map of features and assignments.
+        """Compute the embedding of an instance: an affine map of features and assignments.
 
         Parameters
         ----------
@@ -101,7 +101,22 @@ class AssignedFeatures(nn.Module):
 
 
 class ViewOutput:
-    """What a network makes of one view of a batch, of which each process sees a part."""
+    """Features, assignments and embedding of one view of a batch, gathered over all processes.
+
+    Parameters
+    ----------
+    network : AssignedFeatures
+        The network, or its twin.
+
+    view : Tensor of shape (b, c, h, w) or (b, d)
+        The part of the batch that belongs to this process.
+
+    noise : Tensor of shape (n_heads, b, n_clusters)
+        Added to the logits before assignments are sampled.
+
+    gumbel_temperature : float
+        See `TwinContrastClustering`.
+    """
 
     def __init__(self, network, view, noise, gumbel_temperature):
         features = network.backbone(view)
@@ -117,12 +132,54 @@ class ViewOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinContrastSettings:
-    """Hyper-parameters of the objective; see `TwinContrastClustering`."""
+    """Hyper-parameters of the objective; see `TwinContrastClustering`.
+
+    Parameters
+    ----------
+    n_clusters, n_heads : int
+        See `TwinContrastClustering`.
+
+    n_epochs : int
+        Epochs during which the noise of the sampled assignments fades.
+
+    batch_size : int
+        Samples per step over all processes; the unit of `instance_queue`.
+
+    projection_dim : int
+        See `TwinContrastClustering`.
+
+    conditioned, symmetric : bool
+        See `TwinContrastClustering`.
+
+    instance_temperature, cluster_temperature, assignment_temperature : float
+        See `TwinContrastClustering`.
+
+    gumbel_temperature, gumbel_noise, momentum : float
+        See `TwinContrastClustering`.
+
+    instance_queue, cluster_queue : int
+        See `TwinContrastClustering`.
+
+    prior : str or None
+        See `TwinContrastClustering`.
+
+    prior_weight : float
+        See `TwinContrastClustering`.
+
+    membership, cluster_gradient : str
+        See `TwinContrastClustering`.
+
+    instance_weight, cluster_weight, entropy_weight : float
+        See `TwinContrastClustering`.
+
+    augmented_views : int, default=2
+        See `TwinContrastClustering`.
+    """
 
     n_clusters: int
     n_heads: int
-    n_epochs: int  # during which the noise of the samples fades
-    batch_size: int  # unit of `instance_queue`
+    n_epochs: int
+    batch_size: int
     projection_dim: int
     conditioned: bool
     symmetric: bool
@@ -145,7 +202,7 @@ class TwinContrastSettings:
 
 
 class TwinContrastObjective(Objective):
-    """The two tracks of Twin-Contrast Clustering and their losses.
+    """The contrast of instances and the contrast of clusters of Twin-Contrast Clustering.
 
     Parameters
     ----------
@@ -181,7 +238,7 @@ class TwinContrastObjective(Objective):
         shifts = torch.arange(n_heads)[:, None] * (NOISE_ROWS // n_heads)
         self.register_buffer("shifts", shifts, persistent=False)
         self.register_buffer("head_loss", torch.zeros(n_heads))
-        self._fresh = []
+        self._pending = []
 
     def before_epoch(self, epoch):
         uniform = torch.rand(self.noise.shape, generator=epoch.generator)
@@ -192,10 +249,10 @@ class TwinContrastObjective(Objective):
         )
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        seen, keys = self._see(views, index)
-        terms = self._instance_losses(seen, keys, index)
+        queries, keys = self._queries_and_keys(views, index)
+        terms = self._instance_losses(queries, keys, index)
         if self.settings.cluster_weight:
-            contrast, entropy = self._cluster_losses(seen, keys)
+            contrast, entropy = self._cluster_losses(queries, keys)
             terms["cluster"] = self.settings.cluster_weight * contrast.mean()
             terms["entropy"] = (
                 self.settings.cluster_weight * self.settings.entropy_weight * entropy.mean()
@@ -203,70 +260,72 @@ class TwinContrastObjective(Objective):
         return terms
 
     def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        return self._instance_losses(*self._see(views, index), index)
+        return self._instance_losses(*self._queries_and_keys(views, index), index)
 
-    def _see(self, views, index):
-        """What the network and the twin see in each direction."""
+    def _queries_and_keys(self, views, index):
+        """Outputs of the network, and of its twin, in each direction."""
         pairs = [views, views[::-1]] if self.settings.symmetric else [views]
         noise = self.noise[:, (index + self.shifts) % NOISE_ROWS]
-        seen, keys = [], []
+        queries, keys = [], []
         for (a, b), noise_a, noise_b in zip(pairs, noise[::2], noise[1::2], strict=True):
-            seen.append(ViewOutput(self.network, a, noise_a, self.settings.gumbel_temperature))
+            queries.append(ViewOutput(self.network, a, noise_a, self.settings.gumbel_temperature))
             with torch.no_grad():
                 keys.append(ViewOutput(self.twin, b, noise_b, self.settings.gumbel_temperature))
-        return seen, keys
+        return queries, keys
 
-    def _instance_losses(self, seen, keys, index):
-        """Of the evidence lower bound: contrast, and divergence of assignments from a prior."""
+    def _instance_losses(self, queries, keys, index):
+        """Terms of the evidence lower bound: contrast, and divergence from the prior."""
         terms = {}
         if self.settings.instance_weight:
-            contrast = self._instance_contrast(seen, keys, index)
+            contrast = self._instance_contrast(queries, keys, index)
             terms["instance"] = self.settings.instance_weight * _mean(contrast)
         if self.settings.prior is not None:
-            divergence = map(self._divergence, seen, keys)
+            divergence = map(self._divergence, queries, keys)
             terms["prior"] = self.settings.prior_weight * _mean(divergence)
         return terms
 
-    def _instance_contrast(self, seen, keys, index):
-        """Negated log-likelihood of the key, given the sampled assignment; for each direction."""
+    def _instance_contrast(self, queries, keys, index):
+        """InfoNCE loss given the sampled assignments, for each direction."""
         (index,) = gather(index)
-        fresh = _directions(torch.cat([k.embedding for k in keys]))
+        fresh = _directions(torch.cat([key.embedding for key in keys]))
         key_indices = index.repeat(len(keys))
-        self._fresh += [(self.keys, fresh), (self.key_indices, key_indices)]
+        self._pending += [(self.keys, fresh), (self.key_indices, key_indices)]
         negatives = torch.cat([fresh, self.keys.rows])
         key_indices = torch.cat([key_indices, self.key_indices.rows])
         mask = (key_indices != index[:, None]) & (key_indices >= 0)
         return [
-            info_nce(s.embedding, k.embedding, negatives, mask=mask,
+            info_nce(query.embedding, key.embedding, negatives, mask=mask,
                      temperature=self.settings.instance_temperature)
-            for s, k in zip(seen, keys, strict=True)
+            for query, key in zip(queries, keys, strict=True)
         ]  # fmt: skip
 
-    def _divergence(self, seen, key):
+    def _divergence(self, query, key):
         """Mean Kullback-Leibler divergence of the assignments from their prior, in nats."""
-        log_q = F.log_softmax(seen.logits, dim=-1).flatten(0, 1)
+        log_q = F.log_softmax(query.logits, dim=-1).flatten(0, 1)
         if self.settings.prior == "uniform":
             log_p = torch.full_like(log_q, -math.log(log_q.shape[1]))
         else:
             log_p = F.log_softmax(key.logits, dim=-1).flatten(0, 1)
         return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
-    def _cluster_losses(self, seen, keys):
+    def _cluster_losses(self, queries, keys):
         """Contrast and entropy of each head, of shape (n_heads,)."""
         contrast, entropy, fresh = [], [], []
-        for s, k in zip(seen, keys, strict=True):
-            features = _directions(s.features)
+        for query, key in zip(queries, keys, strict=True):
+            features = _directions(query.features)
             if self.settings.cluster_gradient == "assignment":
                 features = features.detach()
-            r_s = set_representation(features, getattr(s, self.settings.membership))
-            r_k = set_representation(_directions(k.features), getattr(k, self.settings.membership))
-            fresh.append(r_k)
+            r_query = set_representation(features, getattr(query, self.settings.membership))
+            r_key = set_representation(
+                _directions(key.features), getattr(key, self.settings.membership)
+            )
+            fresh.append(r_key)
             contrast.append(torch.stack([
                 set_contrast(*heads, temperature=self.settings.cluster_temperature)
-                for heads in zip(r_s, r_k, self.past.rows.unbind(1), strict=True)
+                for heads in zip(r_query, r_key, self.past.rows.unbind(1), strict=True)
             ]))  # fmt: skip
-            entropy.append(torch.stack([*map(negative_entropy, s.probability)]))
-        self._fresh.append((self.past, torch.stack(fresh)))
+            entropy.append(torch.stack([*map(negative_entropy, query.probability)]))
+        self._pending.append((self.past, torch.stack(fresh)))
         contrast, entropy = torch.stack(contrast).mean(dim=0), torch.stack(entropy).mean(dim=0)
         loss = (contrast + self.settings.entropy_weight * entropy).detach()
         self.head_loss.lerp_(loss, HEAD_LOSS_WEIGHT)
@@ -274,12 +333,12 @@ class TwinContrastObjective(Objective):
 
     def after_step(self):
         momentum_update(self.twin, self.network, self.settings.momentum)
-        for queue, rows in self._fresh:
+        for queue, rows in self._pending:
             queue.push(rows)
-        self._fresh = []
+        self._pending = []
 
     def release(self):
-        self._fresh = []
+        self._pending = []
         self.twin = self.keys = self.key_indices = self.past = self.noise = self.shifts = None
 
     def assign(self, images: Tensor) -> Tensor:

@@ -1,0 +1,10 @@
+"""Which estimators are tested how much.
+
+The whole contract is run for one method per family; what all inherit need not be shown for each.
+Every estimator of the package goes through the short contract in `test_contract.py`.
+"""
+
+import skcc
+
+FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
+EVERY = [getattr(skcc, name) for name in skcc.__all__]
