@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically: a file is complete, or it is not there."""
 
 import contextlib
 import os
@@ -10,17 +10,18 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all.
+    """Open a file for writing that replaces `path` only when it is complete.
 
     Parameters
     ----------
     path : Path
-        The file; one that is there stays as it is until the new one is complete.
+        File to write. An existing file stays unchanged until the new one replaces it, and also if
+        the body of the ``with`` statement raises an error.
 
     Yields
     ------
     file : BinaryIO
-        To be written.
+        Temporary file in the same folder, open for writing.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -29,17 +30,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_names(path.parent)
+        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
 
 
-def _sync_names(folder):
-    """Let the names of the files of a folder outlive a loss of power, where the system can."""
+def _sync_folder(folder):
+    """Flush the directory entry to disk, where the system supports it."""
     with contextlib.suppress(OSError):
-        names = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(names)
+            os.fsync(descriptor)
         finally:
-            os.close(names)
+            os.close(descriptor)

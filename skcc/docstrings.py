@@ -8,22 +8,7 @@ _MERGED = ("Parameters", "Attributes")
 
 
 def merge_numpydoc(cls: type, parameters: list[str]) -> str:
-    """Join the docstring of a class with the parameters and attributes of its bases.
-
-    Parameters
-    ----------
-    cls : type
-        Its own docstring has the entries that it adds or describes anew.
-
-    parameters : list of str
-        Names in the order of the signature.
-
-    Returns
-    -------
-    doc : str
-        Numpydoc. Parameters are in the order of the signature; attributes are those of the bases
-        and then its own.
-    """
+    """Join the docstring of a class with the parameters and attributes of its bases."""
     merged: dict[str, dict[str, str]] = {title: {} for title in _MERGED}
     for base in reversed(cls.__mro__):
         sections = _split(base.__dict__.get("__doc__") or "")

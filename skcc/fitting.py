@@ -29,30 +29,7 @@ COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
 def read_samples(
     estimator, X, *, known: data.Format | None = None, device: torch.device | None = None
 ) -> tuple[data.SampleStore, data.Format]:
-    """Read X into a store, with scikit-learn's checks of tables and feature names.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Gets ``n_features_in_`` and ``feature_names_in_`` when fitting.
-
-    X : array-like, tensor, str, Path or list
-        Images or vectors, as given to `fit`.
-
-    known : Format or None, default=None
-        Format that `fit` learned; None when fitting.
-
-    device : torch.device or None, default=None
-        Device of training, when fitting.
-
-    Returns
-    -------
-    store : SampleStore
-        Samples.
-
-    fmt : Format
-        Format of the samples.
-    """
+    """Read X into a store, with scikit-learn's checks of tables and feature names."""
     source = data.resolve(X)
     is_table, is_path_column = source.kind == "table", source.kind == "path column"
     if is_table and known is not None and known.is_image:
@@ -94,27 +71,8 @@ def _check_is_batch(X, shape):
         )
 
 
-def read_unlabeled(estimator, X) -> data.Store:
-    """Read further images that are not to be clustered.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Has read the images to be clustered.
-
-    X : array-like, tensor, str, Path or list
-        What the user gave.
-
-    Returns
-    -------
-    store : Store
-        The samples, in memory or mapped.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two.
-    """
+def read_unlabeled(estimator, X) -> data.SampleStore:
+    """Read further images that are not to be clustered."""
     try:
         store, _ = read_samples(estimator, X, known=estimator._format)
     except (ValueError, TypeError) as error:
@@ -127,25 +85,8 @@ def read_unlabeled(estimator, X) -> data.Store:
     return store
 
 
-def run_identity(estimator, store: data.Store, unlabeled: data.Store | None) -> dict:
-    """What makes two runs the same: parameters, settings and data.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        With resolved settings.
-
-    store : Store
-        The samples.
-
-    unlabeled : Store or None
-        Samples that are not to be clustered.
-
-    Returns
-    -------
-    identity : dict of str to object
-        Plain values by name.
-    """
+def run_identity(estimator, store: data.SampleStore, unlabeled: data.SampleStore | None) -> dict:
+    """What makes two runs the same: parameters, settings and data."""
     identity = {
         name: plain_value(value)
         for name, value in (estimator._fitted_with | estimator.settings_).items()
@@ -162,24 +103,7 @@ def run_identity(estimator, store: data.Store, unlabeled: data.Store | None) -> 
 
 
 def check_batches(estimator, n: int, identity: dict) -> None:
-    """Compare the fits of all processes, and the batches with their number and the clusters.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        With resolved settings.
-
-    n : int
-        Number of samples.
-
-    identity : dict of str to object
-        As `run_identity` returns it.
-
-    Raises
-    ------
-    ValueError
-        If the processes were given different things, or batches are too small for them.
-    """
+    """Compare the fits of all processes, and the batches with their number and the clusters."""
     distributed.check_same_on_all_ranks(identity)
     size = n // settings.steps_per_epoch(n, estimator.settings_["batch_size"])
     ranks, k = distributed.world_size(), estimator.n_clusters
@@ -197,21 +121,7 @@ def check_batches(estimator, n: int, identity: dict) -> None:
 
 
 def initial_seed(estimator, identity: dict) -> int:
-    """The seed of a run; that of the interrupted one if no other is given.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Has `random_state` and `checkpoint_dir`.
-
-    identity : dict of str to object
-        As `run_identity` returns it.
-
-    Returns
-    -------
-    seed : int
-        From 0.
-    """
+    """The seed of a run; that of the interrupted one if no other is given."""
     if estimator.checkpoint_dir is not None and not isinstance(estimator.random_state, Integral):
         state = phases.checkpoint_of(estimator.checkpoint_dir, 0, identity, None).load()
         if state is not None:
@@ -220,26 +130,7 @@ def initial_seed(estimator, identity: dict) -> int:
 
 
 def build_setup(estimator, shape: tuple[int, ...]) -> Setup:
-    """Make a new backbone and measure it.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        With resolved settings.
-
-    shape : tuple of int
-        Shape of a stored sample.
-
-    Returns
-    -------
-    setup : Setup
-        For the method.
-
-    Raises
-    ------
-    ValueError
-        If the backbone does not fit the images, or `start_from` gave weights that do not fit it.
-    """
+    """Make a new backbone and measure it."""
     size = estimator.settings_["image_size"]
     if isinstance(estimator.backbone, nn.Module):
         backbone = copy.deepcopy(estimator.backbone)
@@ -254,18 +145,7 @@ def build_setup(estimator, shape: tuple[int, ...]) -> Setup:
 
 
 def augmentation_of(estimator):
-    """The augmentation that an estimator was fitted with.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        With resolved settings.
-
-    Returns
-    -------
-    augmentation : object
-        One of `skcc.augment`.
-    """
+    """The augmentation that an estimator was fitted with."""
     augmentation = estimator._fitted_with["augment"]
     if not callable(augmentation):
         return AUGMENTATIONS[estimator.settings_["augment"]]
@@ -274,21 +154,7 @@ def augmentation_of(estimator):
 
 
 def build_model(estimator, objective: Objective) -> FittedModel:
-    """Join a trained objective and the read-out of an estimator.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        With the attributes of the read-out.
-
-    objective : Objective
-        Trained, on its device.
-
-    Returns
-    -------
-    model : FittedModel
-        Ready to predict.
-    """
+    """Join a trained objective and the read-out of an estimator."""
     n_augmented = 2 if objective.n_augmented is None else min(2, objective.n_augmented)
     views = Views(augmentation_of(estimator), estimator.settings_["image_size"], 2, n_augmented)
     draws = callable(estimator._fitted_with["augment"])
@@ -300,18 +166,7 @@ def build_model(estimator, objective: Objective) -> FittedModel:
 
 
 def new_objective(estimator) -> Objective:
-    """Build an objective like the fitted one, with new weights.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Fitted, or with the state of a file.
-
-    Returns
-    -------
-    objective : Objective
-        Released, so that it has the parameters and buffers that predicting needs.
-    """
+    """Build an objective like the fitted one, with new weights."""
     same = type(estimator)(**estimator._fitted_with)
     same.settings_, same._n_samples = estimator.settings_, estimator._n_samples
     phases_of = same._phases_of_new_setup(estimator._format.shape)
@@ -321,21 +176,7 @@ def new_objective(estimator) -> Objective:
 
 
 def fitted_objective(estimator, device: torch.device) -> Objective:
-    """Build the fitted objective from the weights of an estimator.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Fitted.
-
-    device : torch.device
-        Where it is needed.
-
-    Returns
-    -------
-    objective : Objective
-        In evaluation mode.
-    """
+    """Build the fitted objective from the weights of an estimator."""
     objective = estimator._new_objective()
     weights = {name: torch.tensor(value) for name, value in estimator.weights_.items()}
     objective.load_state_dict(weights)
@@ -343,23 +184,7 @@ def fitted_objective(estimator, device: torch.device) -> Objective:
 
 
 def backbone_weights(estimator) -> dict[str, np.ndarray]:
-    """Weights of the backbone of a fitted estimator.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Fitted.
-
-    Returns
-    -------
-    weights : dict of str to ndarray
-        By name within the backbone.
-
-    Raises
-    ------
-    ValueError
-        If its objective has no module of the name "backbone".
-    """
+    """Weights of the backbone of a fitted estimator."""
     for name, module in estimator._objective().named_modules():
         if name.split(".")[-1] == "backbone":
             return {key: value.cpu().numpy() for key, value in module.state_dict().items()}
@@ -367,21 +192,7 @@ def backbone_weights(estimator) -> dict[str, np.ndarray]:
 
 
 def warn_about_collapse(estimator, counts: np.ndarray) -> None:
-    """Warn if clusters are empty, or one holds nearly all samples.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Fitted.
-
-    counts : ndarray of shape (n_clusters,)
-        Sizes of the clusters.
-
-    Warns
-    -----
-    sklearn.exceptions.ConvergenceWarning
-        Says what may help.
-    """
+    """Warn if clusters are empty, or one holds nearly all samples."""
     k, used, largest = len(counts), np.count_nonzero(counts), counts.max() / counts.sum()
     if not distributed.is_rank_zero():
         return

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from skcc import distributed
 from skcc.augment import Views
-from skcc.data import Store
+from skcc.data import SampleStore
 from skcc.data.decoding import none_could_be_read
 from skcc.exceptions import ImageReadWarning, warn
 from skcc.objective import Objective
@@ -20,22 +20,7 @@ from skcc.training.sweep import device_of, sweep
 
 
 class FittedModel:
-    """A trained objective with a read-out.
-
-    Parameters
-    ----------
-    objective : Objective
-        On its device; never moved, since another thread may be computing with it.
-
-    views : Views
-        Two views per sample, for scores.
-
-    draws : bool
-        Whether the views draw from torch's global generator.
-
-    dtype : torch.dtype
-        Type in which networks compute.
-    """
+    """A trained objective with a read-out."""
 
     def __init__(self, objective: Objective, views: Views, draws: bool, dtype: torch.dtype):
         self.objective, self.views, self.draws, self.dtype = objective, views, draws, dtype
@@ -44,20 +29,7 @@ class FittedModel:
         self.centers = self.variance = None
 
     def set_readout(self, order, centers=None, variance=None) -> None:
-        """Set how clusters are read off.
-
-        Parameters
-        ----------
-        order : ndarray of shape (n_clusters,)
-            Which output of the network, or which centre, each cluster is.
-
-        centers : ndarray of shape (n_clusters, d), default=None
-            Centres in the space of normalised features, by cluster. None reads clusters off the
-            objective's own `assign`.
-
-        variance : float, default=None
-            Mean squared distance to the nearest centre, per dimension.
-        """
+        """Set how clusters are read off."""
         self.order = torch.tensor(order, device=self.device)
         if centers is not None:
             # In the order of k-means, so that sums are the same to the last bit.
@@ -65,19 +37,7 @@ class FittedModel:
         self.centers, self.variance = centers, variance
 
     def assign(self, view: Tensor) -> Tensor:
-        """Soft assignments by the read-out.
-
-        Parameters
-        ----------
-        view : Tensor of shape (n, c, h, w) or (n, d)
-            Of the samples.
-
-        Returns
-        -------
-        p : Tensor of shape (n, n_clusters)
-            Of the head, or the posterior of a mixture of equally likely Gaussians around the
-            centres of k-means, with one spherical covariance.
-        """
+        """Soft assignments by the read-out."""
         if self.centers is None:
             return self.objective.assign(view)[:, self.order]
         distance = torch.cdist(F.normalize(self.objective.embed(view).float()), self.centers)
@@ -85,76 +45,23 @@ class FittedModel:
 
     def sweep(
         self,
-        store: Store,
+        store: SampleStore,
         function: Callable[[Tensor], Tensor],
         view: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> np.ndarray:
-        """Apply a function of views to all samples.
-
-        Parameters
-        ----------
-        store : Store
-            The samples.
-
-        function : callable
-            From views to a tensor with a row per sample.
-
-        view : callable, default=None
-            From a batch and indices to views; None takes plain views.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, ...)
-            Float32.
-        """
+        """Apply a function of views to all samples."""
         view = view or self.views.plain
         rows = sweep(self.objective, store, function, view=view, dtype=self.dtype)
         return rows.float().numpy()
 
-    def rows_of(self, store: Store, function: Callable) -> np.ndarray:
-        """Apply a function of plain views to all images of X.
-
-        Parameters
-        ----------
-        store : Store
-            The samples.
-
-        function : callable
-            From views to a tensor with a row per sample.
-
-        Returns
-        -------
-        rows : ndarray of shape (n_images, ...)
-            NaN for images that could not be read.
-        """
+    def rows_of(self, store: SampleStore, function: Callable) -> np.ndarray:
+        """Apply a function of plain views to all images of X."""
         rows = self.sweep(store, function)
         warn_about_invalid(store)
         return store.scatter_to_input(rows, np.nan)
 
-    def rows_of_two_views(self, store: Store, function: Callable, seed: int = 0) -> np.ndarray:
-        """Apply a function to two random views of each image that can be read.
-
-        Parameters
-        ----------
-        store : Store
-            The samples.
-
-        function : callable
-            From views to a tensor with a row per sample.
-
-        seed : int, default=0
-            Seed of the views.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, 2, ...)
-            Float32.
-
-        Raises
-        ------
-        ImageReadError
-            If no image can be read.
-        """
+    def rows_of_two_views(self, store: SampleStore, function: Callable, seed: int = 0) -> np.ndarray:
+        """Apply a function to two random views of each image that can be read."""
         generator = torch.Generator().manual_seed(seed)
         indices = torch.from_numpy(store.sample_indices).to(self.device)
         tables = self.views.draw(store.n_images, store.shape, generator, self.device)
@@ -170,38 +77,15 @@ class FittedModel:
             raise none_could_be_read(store.invalid)
         return rows
 
-    def fit_k_means(self, store: Store, n_clusters: int) -> tuple[np.ndarray, float]:
-        """Cluster the normalised features of all samples.
-
-        Parameters
-        ----------
-        store : Store
-            The training samples.
-
-        n_clusters : int
-            Number of clusters.
-
-        Returns
-        -------
-        centers : ndarray of shape (n_clusters, d)
-            Float32.
-
-        variance : float
-            Mean squared distance to the nearest centre, per dimension.
-        """
+    def fit_k_means(self, store: SampleStore, n_clusters: int) -> tuple[np.ndarray, float]:
+        """Cluster the normalised features of all samples."""
         features = self.sweep(store, lambda view: F.normalize(self.objective.embed(view).float()))
         _, centers, inertia = k_means(features, n_clusters)
         return centers.numpy().astype(np.float32), max(inertia / features.size, 1e-9)
 
 
-def warn_about_invalid(store: Store) -> None:
-    """Warn of images that could not be read, if there are any.
-
-    Parameters
-    ----------
-    store : Store
-        After it was read.
-    """
+def warn_about_invalid(store: SampleStore) -> None:
+    """Warn of images that could not be read, if there are any."""
     if not store.invalid or not distributed.is_rank_zero():
         return
     some = [reason for _, reason in sorted(store.invalid.items())[:3]]
@@ -213,16 +97,5 @@ def warn_about_invalid(store: Store) -> None:
 
 
 def has_assign(objective: Objective) -> bool:
-    """Whether an objective has soft assignments of its own.
-
-    Parameters
-    ----------
-    objective : Objective
-        Any.
-
-    Returns
-    -------
-    answer : bool
-        False if clusters have to be found by k-means of its features.
-    """
+    """Whether an objective has soft assignments of its own."""
     return type(objective).assign is not Objective.assign

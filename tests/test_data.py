@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skcc.data import Format, Store, image_files, is_table, read
+from skcc.data import Format, Input, Store, decoding, image_files, read, resolve
 from skcc.exceptions import ImageReadError
 
 
@@ -138,8 +138,7 @@ def test_paths_of_all_kinds(files, colours):
     for X in (files, [str(f) for f in files], np.array([str(f) for f in files]), tuple(files),
               np.array(files, dtype=object), files[0].parent, str(files[0].parent),
               pd.Series([str(f) for f in files]), pd.DataFrame({"path": [str(f) for f in files]}),
-              np.array([[str(f)] for f in files], dtype=object)):  # fmt: skip
-        assert not is_table(X)
+              np.array([[str(f)] for f in files], dtype=object), [[f] for f in files]):  # fmt: skip
         np.testing.assert_array_equal(stored(X), colours[:6])
     np.testing.assert_array_equal(stored(files, n_jobs=2), colours[:6])
 
@@ -226,8 +225,6 @@ def test_a_sweep_keeps_order_and_calls_with_one_size():
 
 
 def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch):
-    from skcc.data import decoding
-
     decoded = []
     decode = decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda s, out: decoded.append(s) or decode(s, out))
@@ -244,20 +241,48 @@ def test_files_are_decoded_batch_by_batch_after_fit(files, colours, monkeypatch)
     np.testing.assert_array_equal(store.to(torch.device("cpu")).samples, colours[:6])
 
 
-def test_telling_files_from_arrays_copies_no_array(files, colours, monkeypatch):
-    from skcc import data
+def test_x_is_classified_once(files, colours):
+    paths = [str(f) for f in files]
+    frame = pd.DataFrame({"path": paths})
+    images = [Image.fromarray(c) for c in colours]
+    for kind, cases in {
+        "files": (files, paths[0], files[0].parent, frame["path"], np.array(paths), images),
+        "path column": (frame, np.array(paths, dtype=object)[:, None], [[f] for f in files]),
+        "table": (colours[0, 0], frame.isna(), [[1, 2], [3, 4]], list(colours[0, 0])),
+        "tensor": (torch.from_numpy(colours), torch.zeros(3, 2)),
+        "lazy": (Lazy(colours), torch.utils.data.TensorDataset(torch.from_numpy(colours))),
+        "array": (colours, list(colours), [torch.from_numpy(c) for c in colours], [], 3.0, None),
+    }.items():
+        for X in cases:
+            assert resolve(X).kind == kind
+    source = resolve(files[0].parent)
+    assert read(source)[1] == read(files[0].parent)[1]
+    assert read(Input(list(images), "files"))[1].shape == (12, 10, 3)
 
-    monkeypatch.setattr(data, "_stack", None)
-    for X in (list(colours), [torch.from_numpy(c) for c in colours], colours, colours[0, 0]):
-        assert not data.holds_sources(X)
-    frame = pd.DataFrame({"path": [str(f) for f in files]})
-    for X in (files, str(files[0].parent), frame, frame["path"], np.array(files, dtype=str)):
-        assert data.holds_sources(X)
+
+def test_classifying_copies_no_array(colours, monkeypatch):
+    monkeypatch.setattr(np, "stack", None)
+    X = list(colours)
+    assert resolve(X).value is X
+    frame = pd.DataFrame({"path": ["a.png", 3]})
+    for mixed in ([*X, "a.png"], np.array(["a.png", 3], dtype=object), frame):
+        with pytest.raises(TypeError, match="X mixes paths or PIL images with"):
+            resolve(mixed)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:batches of")
+@pytest.mark.parametrize("as_column", [pd.DataFrame, lambda paths: [[path] for path in paths]])
+def test_a_column_of_paths_is_one_feature(files, as_column):
+    from skcc import ContrastiveClustering
+
+    X = as_column({"path": [str(f) for f in files]} if as_column is pd.DataFrame else files)
+    model = ContrastiveClustering(2, max_epochs=1, random_state=0, device="cpu").fit(X)
+    assert model.n_features_in_ == 1
+    assert hasattr(model, "feature_names_in_") == isinstance(X, pd.DataFrame)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
 
 
 def test_a_missing_file_is_found_before_the_first_is_decoded(files, monkeypatch):
-    from skcc.data import decoding
-
     _, fmt = read(files)
     monkeypatch.setattr(decoding, "decode", None)
     with pytest.raises(ImageReadError, match=r"no such file: missing\.png"):

@@ -183,7 +183,7 @@ def test_decompression_bombs_are_refused_by_the_limit_of_pillow(tmp_path, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1199)
     for work in (header, pixels):
         message = r"x\.png.*40 x 30 pixels.*MAX_IMAGE_PIXELS"
-        with decoding.quiet, pytest.raises(ImageReadError, match=message):
+        with decoding.ignore_pillow_warnings, pytest.raises(ImageReadError, match=message):
             work(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert header(tmp_path / "x.png").size == (40, 30)
@@ -217,7 +217,7 @@ def test_warnings_of_pillow_decide_nothing_and_filters_come_back(tmp_path):
     inside = threading.Barrier(4)
 
     def look():
-        with decoding.quiet:
+        with decoding.ignore_pillow_warnings:
             inside.wait()
             warnings.warn_explicit("odd", UserWarning, "x.py", 1, module="PIL.Image")
 
@@ -253,7 +253,7 @@ def test_each_awkward_file_ends_as_documented_in_time(messy):
         fine = row["pillow_13.0_result"] == "ok"
         if row["path"] in OLD_PILLOW and not has("avif"):
             fine = False
-        with decoding.quiet:
+        with decoding.ignore_pillow_warnings:
             if not fine:
                 with pytest.raises(ImageReadError, match=re.escape(row["path"])):
                     pixels(folder / row["path"], (32, 32, 3))
@@ -295,7 +295,8 @@ FUZZ = """
 import resource, sys, time, warnings
 import numpy as np
 from pathlib import Path
-from skcc.decoding import ImageReadError, decode, header
+from skcc.data.decoding import decode, header
+from skcc.exceptions import ImageReadError
 
 warnings.simplefilter("ignore")
 with open("/proc/self/status") as status:

@@ -25,8 +25,8 @@ from skcc.augment import NoAugmentation, Views
 from skcc.data import Store
 from skcc.exceptions import CheckpointWarning, DivergenceWarning, ImageReadError
 from skcc.objective import Objective
-from skcc.training.checkpoint import Checkpoint
 from skcc.training import engine
+from skcc.training.checkpoint import Checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

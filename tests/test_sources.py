@@ -42,7 +42,7 @@ ALL = ["0.gif", "a/1.JPG", "a/deep/3.webp", "a b/x.tif", "b/2.png", "b/plain"]
 def test_a_folder_is_its_image_files_in_the_order_of_the_parts_of_their_paths(tree):
     assert names(image_files(tree), tree) == ALL
     assert image_files(tree) == sorted(image_files(tree))  # as pathlib sorts
-    assert names(resolve(tree), tree) == names(resolve(str(tree)), tree) == ALL
+    assert names(resolve(tree).value, tree) == names(resolve(str(tree)).value, tree) == ALL
 
 
 def test_image_files_are_found_by_the_suffixes_that_pillow_decodes(tmp_path):
@@ -63,20 +63,21 @@ def test_folders_that_hold_nothing_or_are_not_there(tmp_path):
 
 
 def test_patterns(tree):
-    assert names(resolve(f"{tree}/*/*"), tree) == ["a/1.JPG", "a b/x.tif", "b/2.png", "b/plain"]
-    assert names(resolve(f"{tree}/**/*"), tree) == ALL
-    assert names(resolve(tree / "?" / "[0-9].*"), tree) == ["a/1.JPG", "b/2.png"]
+    below = ["a/1.JPG", "a b/x.tif", "b/2.png", "b/plain"]
+    assert names(resolve(f"{tree}/*/*").value, tree) == below
+    assert names(resolve(f"{tree}/**/*").value, tree) == ALL
+    assert names(resolve(tree / "?" / "[0-9].*").value, tree) == ["a/1.JPG", "b/2.png"]
     both = [f"{tree}/b/*.png", f"{tree}/0.gif", f"{tree}/a/*"]
     for X in (both, np.array(both), np.array(both, dtype=object)):
-        assert names(resolve(X), tree) == ["b/2.png", "0.gif", "a/1.JPG"]
+        assert names(resolve(X).value, tree) == ["b/2.png", "0.gif", "a/1.JPG"]
     with pytest.raises(ImageReadError, match=r"no image files match .*\*\.bmp"):
         resolve([f"{tree}/0.gif", f"{tree}/*.bmp"])
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tree):
     (tree / "0.gif").rename(tree / "x[1].gif")
-    assert resolve([tree / "x[1].gif"]) == [tree / "x[1].gif"]
-    assert resolve(tree / "x[1].gif") == [str(tree / "x[1].gif")]
+    assert resolve([tree / "x[1].gif"]).value == [tree / "x[1].gif"]
+    assert resolve(tree / "x[1].gif").value == [str(tree / "x[1].gif")]
 
 
 def test_one_file_is_one_image(tree):
@@ -95,7 +96,7 @@ def test_links_to_files_are_followed_and_loops_are_not(tree):
 
 def test_npy_files_are_mapped(tmp_path, colours):
     np.save(tmp_path / "x.npy", colours)
-    X = resolve(str(tmp_path / "x.npy"))
+    X = resolve(str(tmp_path / "x.npy")).value
     store, _ = read(tmp_path / "x.npy")
     assert isinstance(X, np.memmap)
     np.testing.assert_array_equal(store.samples.numpy(), colours)
@@ -170,7 +171,7 @@ def files(tmp_path, colours):
 
 def test_items_of_data_sets_are_images_alone_or_with_labels(colours, files):
     for kind, X in kinds_of_datasets(colours, files).items():
-        assert isinstance(resolve(X), (DatasetImages, DatasetArrays)), kind
+        assert isinstance(resolve(X).value, (DatasetImages, DatasetArrays)), kind
         store, fmt = read(X, n_jobs=2)
         np.testing.assert_array_equal(store.samples.numpy(), colours, err_msg=kind)
         later, _ = read(X, known=fmt)
@@ -180,7 +181,7 @@ def test_items_of_data_sets_are_images_alone_or_with_labels(colours, files):
 
 def test_data_sets_of_vectors_are_tables():
     X = TensorDataset(torch.arange(12.0).reshape(6, 2), torch.arange(6))
-    np.testing.assert_array_equal(resolve(X), np.arange(12).reshape(6, 2))
+    np.testing.assert_array_equal(resolve(X).value, np.arange(12).reshape(6, 2))
 
 
 def test_torchvisions_folders(tmp_path, colours):
@@ -295,13 +296,13 @@ def test_items_that_cannot_be_read(colours):
 def test_identities_of_files_tell_order_size_and_time(files):
     first = identity(files)
     assert identity([str(f) for f in files]) == first
-    assert identity(files[::-1])[0] != first[0]
+    assert identity(files[::-1]).paths != first.paths
     os.utime(files[3], ns=(1, 1))
     touched = identity(files)
-    assert touched[0] == first[0]
-    assert touched[1] != first[1]
+    assert touched.paths == first.paths
+    assert touched.state != first.state
     files[3].unlink()
-    assert identity(files)[1] not in (first[1], touched[1])
+    assert identity(files).state not in (first.state, touched.state)
 
 
 def test_what_is_no_path_has_no_identity(files):

@@ -2,17 +2,19 @@
 
 import copy
 import functools
+import io
 import pickle
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from estimators import FULL
 from PIL import Image
 
 import skcc
 from skcc.data import decoding, read
-from skcc.data.stores import HostStore, SourceStore, Store
+from skcc.data.stores import HostStore, Reader, SampleStore, SourceStore, Store
 from skcc.exceptions import ImageReadError, ImageReadWarning
 from skcc.plotting import ClusterGridDisplay
 
@@ -20,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:batches of"),
 ]
-ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
+ESTIMATORS = FULL
 HOW = {"n_clusters": 3, "max_epochs": 2, "batch_size": 30, "random_state": 0, "device": "cpu"}
 BAD = (0, 7, 59)
 
@@ -75,7 +77,7 @@ def test_without_invalid_images_nothing_is_copied():
     assert Store(torch.zeros(3, 2)).scatter_to_input(rows, -1) is rows
 
 
-class Reader:
+class Grays(Reader):
     """Gray levels by index; every third cannot be read."""
 
     def __init__(self, n):
@@ -87,18 +89,36 @@ class Reader:
     def identity(self):
         return None
 
-    def into(self, index, out):
+    def read_into(self, index, out):
         out[:] = np.array(index)[:, None, None, None] % 251
         failed = [i for i in index if i % 3 == 1]
         out[[at for at, i in enumerate(index) if i in failed]] = 0
         return {i: ImageReadError(f"bad {i}") for i in failed}
 
 
+def test_stores_are_leaves_of_one_interface():
+    """No store inherits from another one that can be made."""
+    for cls in (Store, HostStore, SourceStore):
+        assert [base for base in cls.__mro__[1:] if issubclass(base, SampleStore)
+                and not base.__abstractmethods__] == []  # fmt: skip
+        assert not cls.__subclasses__()
+
+
+def test_all_stores_stream_the_same_batches():
+    source = SourceStore(Grays(9), (1, 1, 1), "warn")
+    samples = source.batch(torch.arange(9))
+    order = [torch.tensor([3, 0, 4]), torch.tensor([8, 8, 1])]
+    for store in (source, Store(samples), HostStore(samples)):
+        for index, (at, batch) in zip(order, store.stream(order, torch.device("cpu")), strict=True):
+            assert torch.equal(at, index)
+            assert torch.equal(batch, samples[index])
+
+
 @pytest.mark.parametrize("n", [2, 64, 65, 1000])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_blocks_are_put_together_in_order(n, on_disk, tmp_path):
     expected = [i % 251 for i in range(n) if i % 3 != 1]
-    store = SourceStore(Reader(n), (2, 70, 1), "warn").read(tmp_path if on_disk else None)
+    store = SourceStore(Grays(n), (2, 70, 1), "warn").read(tmp_path if on_disk else None)
     assert store.samples.shape == (len(expected), 2, 70, 1)
     assert store.samples[:, 1, 1, 0].tolist() == expected
     assert store.sample_indices.tolist() == [i for i in range(n) if i % 3 != 1]
@@ -107,11 +127,11 @@ def test_blocks_are_put_together_in_order(n, on_disk, tmp_path):
 
 def test_the_first_failure_is_raised():
     with pytest.raises(ImageReadError, match=r"^bad 1\n"):
-        SourceStore(Reader(100), (2, 2, 1), "raise").read()
+        SourceStore(Grays(100), (2, 2, 1), "raise").read()
 
 
 def test_read_batch_by_batch_the_bad_ones_are_black():
-    store = SourceStore(Reader(9), (1, 1, 1), "warn")
+    store = SourceStore(Grays(9), (1, 1, 1), "warn")
     assert store.invalid == {}
     assert store.batch(torch.tensor([4, 3, 4, 8])).flatten().tolist() == [0, 3, 0, 8]
     assert list(store.invalid) == [4]
@@ -207,6 +227,16 @@ def test_files_that_vanish_between_header_and_decoding(files, good, monkeypatch)
     model = skcc.ContrastiveClustering(**HOW, on_error="warn")
     quietly(model.fit, good)
     assert model.invalid_ == [(20, f"no such file: {good[20]}")]
+
+
+def test_a_broken_pil_image_is_left_out_wherever_it_is(files, colours):
+    truncated = files[1].read_bytes()[:200]
+    pictures = [Image.fromarray(c) for c in colours[1:]]
+    for at in (0, 30):
+        X = [*pictures[:at], Image.open(io.BytesIO(truncated)), *pictures[at:]]
+        model = skcc.ContrastiveClustering(**HOW, on_error="warn")
+        quietly(model.fit, X)
+        assert [i for i, _ in model.invalid_] == [at]
 
 
 def test_what_was_invalid_is_saved_and_pickled(files, tmp_path):

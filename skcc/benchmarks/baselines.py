@@ -17,24 +17,7 @@ from skcc.training.sweep import autocast
 
 
 def pillow_transform(size: int, strength: float, *, blur: bool):
-    """Make the augmentation of Contrastive Clustering for one image, by torchvision and Pillow.
-
-    Parameters
-    ----------
-    size : int
-        Side of the views in pixels.
-
-    strength : float
-        Strength of the colour jitter.
-
-    blur : bool
-        Whether half of the views are blurred.
-
-    Returns
-    -------
-    transform : torchvision.transforms.Compose
-        From a Pillow image to a tensor of shape (3, size, size).
-    """
+    """Make the augmentation of Contrastive Clustering for one image, by torchvision and Pillow."""
     from torchvision import transforms
 
     jitter = transforms.ColorJitter(
@@ -52,16 +35,7 @@ def pillow_transform(size: int, strength: float, *, blur: bool):
 
 
 class PillowViews(Dataset):
-    """Two views of each image, made one image at a time.
-
-    Parameters
-    ----------
-    images : ndarray of shape (n, height, width, 3)
-        Pixels, uint8.
-
-    size : int
-        Side of the views in pixels.
-    """
+    """Two views of each image, made one image at a time."""
 
     def __init__(self, images: np.ndarray, size: int):
         self.images = images
@@ -79,41 +53,13 @@ class PillowViews(Dataset):
 
 
 def masked_nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Compute `skcc.losses.nt_xent` with a mask that selects the negatives.
-
-    Parameters
-    ----------
-    a, b : Tensor of shape (n, d)
-        Rows of unit length.
-
-    temperature : float
-        Divides the similarities.
-
-    Returns
-    -------
-    loss : Tensor of shape ()
-        Mean over both views.
-    """
+    """Compute `skcc.losses.nt_xent` with a mask that selects the negatives."""
     rows = torch.cat([a, b])
     return _masked_cross_entropy(rows @ rows.T / temperature)
 
 
 def broadcast_cluster_contrast(p: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """Compute `skcc.losses.cluster_contrast` by broadcasting over all pairs of columns.
-
-    Parameters
-    ----------
-    p, q : Tensor of shape (n, k)
-        Assignments of the two views.
-
-    temperature : float
-        Divides the similarities.
-
-    Returns
-    -------
-    loss : Tensor of shape ()
-        Mean over both views. Needs memory for ``(2k)**2 * n`` numbers.
-    """
+    """Compute `skcc.losses.cluster_contrast` by broadcasting over all pairs of columns."""
     columns = torch.cat([p.T, q.T])
     similarity = F.cosine_similarity(columns[:, None], columns[None], dim=2) / temperature
     return _masked_cross_entropy(similarity)
@@ -134,17 +80,7 @@ def _masked_cross_entropy(similarity):
 
 
 def plain_epoch(workload: Workload, on_part: Callable[[str | None], None] | None = None) -> None:
-    """Train a workload for one epoch with a hand-written loop.
-
-    Parameters
-    ----------
-    workload : Workload
-        Trained in place.
-
-    on_part : callable or None, default=None
-        Called with "data", "augmentation", "forward", "backward" or "optimizer" when that part of
-        a step begins, and with None at the end.
-    """
+    """Train a workload for one epoch with a hand-written loop."""
     objective, store, device = workload.objective, workload.store, workload.device
     on_part = on_part or (lambda part: None)
     n, generator = len(store), torch.Generator().manual_seed(0)
@@ -180,19 +116,6 @@ def published_epoch(workload: Workload, side: int) -> Callable[[], None]:
 
     Views come from Pillow one image at a time, the network computes in float32, and masks select
     the negatives of the losses.
-
-    Parameters
-    ----------
-    workload : Workload
-        Trained in place.
-
-    side : int
-        Side of the views in pixels.
-
-    Returns
-    -------
-    epoch : callable
-        Takes no arguments.
     """
     objective, device = workload.objective, workload.device
     images = workload.store.samples.cpu().numpy()

@@ -15,24 +15,7 @@ import torch
 def medians(
     candidates: dict[str, Callable], *, repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Time all candidates in turns, and return the median of each.
-
-    Parameters
-    ----------
-    candidates : dict of str to callable
-        Called without arguments, `repeats` + 1 times; the first call is a warm-up.
-
-    repeats : int
-        Timed calls of each candidate.
-
-    device : torch.device
-        Device that they compute on.
-
-    Returns
-    -------
-    seconds : dict of str to float
-        Processor time on a CPU, device time on CUDA.
-    """
+    """Time all candidates in turns, and return the median of each."""
     times = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         for name, function in candidates.items():
@@ -56,24 +39,7 @@ def _seconds(function, device):
 
 
 def wall_clock_median(function: Callable, *, repeats: int, device: torch.device) -> float:
-    """Return the median wall-clock time of a function.
-
-    Parameters
-    ----------
-    function : callable
-        Called without arguments, `repeats` + 1 times; the first call is a warm-up.
-
-    repeats : int
-        Timed calls.
-
-    device : torch.device
-        Device that it computes on; synchronized after each call.
-
-    Returns
-    -------
-    seconds : float
-        Wall-clock time.
-    """
+    """Return the median wall-clock time of a function."""
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -85,19 +51,7 @@ def wall_clock_median(function: Callable, *, repeats: int, device: torch.device)
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
-    """Measure what the device reaches in a matrix product and in a copy.
-
-    Parameters
-    ----------
-    device : torch.device
-        Device to measure.
-
-    Returns
-    -------
-    ceilings : dict of str to float
-        "gigaflops" of a bfloat16 product (float32 on CPUs), "gigabytes_per_second" read and
-        written by a copy.
-    """
+    """Measure what the device reaches in a matrix product and in a copy."""
     on_gpu = device.type == "cuda"
     n = 8192 if on_gpu else 1024
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)

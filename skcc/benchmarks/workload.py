@@ -30,19 +30,6 @@ def synthetic_images(n: int, side: int) -> np.ndarray:
     """Make smooth random colour images.
 
     Plain noise would be unusually hard to decode and to blur.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-
-    side : int
-        Height and width in pixels.
-
-    Returns
-    -------
-    images : ndarray of shape (n, side, side, 3)
-        Pixels, uint8.
     """
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (n, max(2, side // 8), max(2, side // 8), 3), np.uint8)
@@ -55,58 +42,13 @@ class _JointObjective(ContrastiveObjective):
 
 
 def with_joint_statistics(objective: ContrastiveObjective) -> ContrastiveObjective:
-    """Pass both views through the backbone in one call, with joint batch statistics.
-
-    Parameters
-    ----------
-    objective : ContrastiveObjective
-        Changed in place.
-
-    Returns
-    -------
-    objective : ContrastiveObjective
-        The same object.
-    """
+    """Pass both views through the backbone in one call, with joint batch statistics."""
     objective.__class__ = _JointObjective
     return objective
 
 
 class Workload:
-    """An objective, images, views and an optimizer: what a benchmark trains.
-
-    Parameters
-    ----------
-    backbone : str
-        A key of `skcc.backbones.BACKBONES`.
-
-    side : int
-        Side of images and views in pixels.
-
-    batch : int
-        Images per step.
-
-    n : int
-        Images per epoch.
-
-    clusters : int
-        Width of the cluster head.
-
-    device : str or torch.device
-        Device to train on.
-
-    dtype : torch.dtype, default=torch.float32
-        Type in which the network computes.
-
-    joint : bool, default=False
-        Whether both views share a forward pass; of the objective of Contrastive Clustering only.
-
-    channels_last : bool, default=True
-        Memory layout of network and views.
-
-    estimator : BaseDeepClusterer or None, default=None
-        Estimator whose objective is trained; its `settings_` are overwritten. None stands for
-        Contrastive Clustering with one cluster head.
-    """
+    """An objective, images, views and an optimizer: what a benchmark trains."""
 
     def __init__(
         self, *, backbone, side, batch, n, clusters, device, dtype=torch.float32, joint=False,
@@ -139,13 +81,7 @@ class Workload:
         return next(estimator._phases(setup)).objective
 
     def train_epoch(self, cuda_graphs: bool = False) -> None:
-        """Train for one epoch with the engine.
-
-        Parameters
-        ----------
-        cuda_graphs : bool, default=False
-            Whether steps are captured once and replayed.
-        """
+        """Train for one epoch with the engine."""
         train(
             self.objective, self.store, self.views, epochs=1, batch_size=self.batch,
             learning_rate=1e-3, weight_decay=0.0, schedule="one-cycle", seed=0, dtype=self.dtype,

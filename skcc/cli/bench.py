@@ -33,13 +33,7 @@ BENCHMARKS = {
 
 
 def add_parser(commands) -> None:
-    """Add the command to the command line; options are the parameters of a benchmark's function.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-    """
+    """Add the command to the command line; options are the parameters of a benchmark's function."""
     bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
     benchmarks = bench.add_subparsers(dest="bench", required=True)
     for name, function in BENCHMARKS.items():

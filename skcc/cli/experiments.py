@@ -48,13 +48,7 @@ _STUDIES = {
 
 
 def add_parsers(commands) -> None:
-    """Add the three commands to the command line.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-    """
+    """Add the three commands to the command line."""
     _add_run(commands)
     _add_reproduce(commands)
     _add_table(commands)

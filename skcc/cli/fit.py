@@ -63,13 +63,7 @@ writes into the folder OUT:
 
 
 def add_parser(commands) -> None:
-    """Add the command to the command line.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-    """
+    """Add the command to the command line."""
     summary = "cluster the images of a folder, and make a page of it"
     parser = add_command(commands, "fit", _fit, summary, EXAMPLES)
     parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")

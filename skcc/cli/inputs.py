@@ -7,29 +7,7 @@ from skcc import data, persistence
 
 
 def load(path, device: str | None = None):
-    """Load a fitted estimator of any class.
-
-    Parameters
-    ----------
-    path : str or Path
-        File that the estimator's `save` wrote.
-
-    device : str or None, default=None
-        Device that it computes on; None stands for "auto".
-
-    Returns
-    -------
-    estimator : BaseDeepClusterer
-        The fitted estimator.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-
-    ValueError
-        If the file holds no estimator of this version of skcc.
-    """
+    """Load a fitted estimator of any class."""
     header, _ = persistence.read(path, {})
     name = header.get("estimator")
     if name not in skcc.__all__:
@@ -38,29 +16,7 @@ def load(path, device: str | None = None):
 
 
 def find_images(path, *, exclude: Path | None = None) -> tuple[list[Path], list[str]]:
-    """Find the image files below a folder.
-
-    Parameters
-    ----------
-    path : str or Path
-        A folder, searched recursively, or one image file.
-
-    exclude : Path or None, default=None
-        Folder of results; images in it are left out.
-
-    Returns
-    -------
-    files : list of Path
-        Image files.
-
-    names : list of str
-        Path of each file relative to `path`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder, no image in it, or it is inside `exclude`.
-    """
+    """Find the image files below a folder."""
     root = Path(path)
     if root.is_file():
         return [root], [root.name]

@@ -5,23 +5,7 @@ import ast
 
 
 def parse_setting(text: str) -> tuple[str, object]:
-    """Parse a parameter of an estimator.
-
-    Parameters
-    ----------
-    text : str
-        As in ``max_epochs=20``. A value that is no Python literal is taken as a string.
-
-    Returns
-    -------
-    name, value : str, object
-        The parameter.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        If there is no name or no equals sign.
-    """
+    """Parse a parameter of an estimator."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
@@ -34,30 +18,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 def add_command(
     commands, name: str, handler, summary: str, examples: str
 ) -> argparse.ArgumentParser:
-    """Add a command with examples at the end of its help.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-
-    name : str
-        Name of the command.
-
-    handler : callable
-        Takes the parsed options and returns an iterator of records to print.
-
-    summary : str
-        One line for the list of commands.
-
-    examples : str
-        Printed as it is.
-
-    Returns
-    -------
-    parser : argparse.ArgumentParser
-        Parser of the command.
-    """
+    """Add a command with examples at the end of its help."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -70,16 +31,7 @@ def add_command(
 
 
 def add_settings_option(parser: argparse.ArgumentParser, description: str) -> None:
-    """Add ``--set NAME=VALUE ...``.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of a command.
-
-    description : str
-        Help of the option.
-    """
+    """Add ``--set NAME=VALUE ...``."""
     parser.add_argument(
         "--set",
         nargs="+",
@@ -92,13 +44,7 @@ def add_settings_option(parser: argparse.ArgumentParser, description: str) -> No
 
 
 def add_classes_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--classes-from-folders``.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of a command.
-    """
+    """Add ``--classes-from-folders``."""
     parser.add_argument(
         "--classes-from-folders",
         action="store_true",
@@ -107,13 +53,7 @@ def add_classes_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options about devices and about reading images.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of a command.
-    """
+    """Add the options about devices and about reading images."""
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the best)")
     parser.add_argument(
         "--on-error",
@@ -125,46 +65,20 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--jobs N``.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of a command.
-    """
+    """Add ``--jobs N``."""
     parser.add_argument(
         "--jobs", type=int, default=-1, metavar="N", help="threads that decode (default: all cores)"
     )
 
 
 def add_output_options(parser: argparse.ArgumentParser, json_description: str) -> None:
-    """Add ``--json`` and ``--quiet``.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of a command.
-
-    json_description : str
-        Help of ``--json``.
-    """
+    """Add ``--json`` and ``--quiet``."""
     parser.add_argument("--json", action="store_true", help=json_description)
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
 
 
 def reading_parameters(options: argparse.Namespace) -> dict[str, object]:
-    """Return the estimator parameters that `add_reading_options` set.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Options of the command.
-
-    Returns
-    -------
-    parameters : dict of str to object
-        Without those that were not given.
-    """
+    """Return the estimator parameters that `add_reading_options` set."""
     parameters = {
         "device": options.device,
         "n_jobs": options.jobs,

@@ -7,32 +7,12 @@ from collections.abc import Iterator
 
 
 def printable(text: str) -> str:
-    """Escape the characters that a terminal could take for a command.
-
-    Parameters
-    ----------
-    text : str
-        May contain file names, which may contain any character.
-
-    Returns
-    -------
-    text : str
-        All unprintable characters but line ends are escaped as in Python source.
-    """
+    """Escape the characters that a terminal could take for a command."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def print_message(options, message: str) -> None:
-    """Print a message unless ``--quiet`` is set.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Options of the command.
-
-    message : str
-        May contain file names.
-    """
+    """Print a message unless ``--quiet`` is set."""
     if not options.quiet:
         print(printable(message), file=sys.stderr, flush=True)
 

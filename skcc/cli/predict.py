@@ -24,13 +24,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands) -> None:
-    """Add the command to the command line.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-    """
+    """Add the command to the command line."""
     parser = add_command(
         commands, "predict", _predict, "find the clusters of other images", EXAMPLES
     )
@@ -65,24 +59,7 @@ def _predict(options):
 
 
 def predict_labels(estimator, files) -> tuple[np.ndarray, np.ndarray]:
-    """Predict the cluster of each image and its probability.
-
-    Parameters
-    ----------
-    estimator : BaseDeepClusterer
-        Fitted on images.
-
-    files : sequence of Path
-        Image files.
-
-    Returns
-    -------
-    labels : ndarray of shape (n,)
-        Cluster of each image; -1 where the file could not be read.
-
-    probabilities : ndarray of shape (n,)
-        Probability of that cluster; NaN where the file could not be read.
-    """
+    """Predict the cluster of each image and its probability."""
     p = estimator.predict_proba(files)
     unreadable = np.isnan(p).any(axis=1)
     best = np.where(unreadable[:, None], 0, p).argmax(axis=1)

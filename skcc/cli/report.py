@@ -21,13 +21,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands) -> None:
-    """Add the command to the command line.
-
-    Parameters
-    ----------
-    commands : argparse action
-        Result of ``add_subparsers``.
-    """
+    """Add the command to the command line."""
     parser = add_command(
         commands, "report", _report, "make the page of a finished run again", EXAMPLES
     )

@@ -19,23 +19,7 @@ _FIELD_TYPES = {
 
 
 def read_record(folder: Path) -> dict:
-    """Read the record of a finished run.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder that ``skcc fit`` wrote.
-
-    Returns
-    -------
-    record : dict
-        The fields that the page needs have the right types.
-
-    Raises
-    ------
-    ValueError
-        If there is no record, or it is damaged.
-    """
+    """Read the record of a finished run."""
     path = folder / RECORD
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run of skcc fit: there is no {path}")
@@ -58,26 +42,7 @@ def _check_type(name, value, expected):
 
 
 def image_names(paths: Sequence[str], record: dict) -> list[str]:
-    """Return the paths of images relative to the folder of images of a run.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        Paths from the table of labels, which may come from somebody else.
-
-    record : dict
-        Record of the run.
-
-    Returns
-    -------
-    names : list of str
-        Relative paths.
-
-    Raises
-    ------
-    ValueError
-        If an image is not below the folder.
-    """
+    """Return the paths of images relative to the folder of images of a run."""
     names = [os.path.relpath(path, record["path"]) for path in paths]
     for path, name in zip(paths, names, strict=True):
         if os.path.isabs(name) or ".." in Path(name).parts:
@@ -86,25 +51,7 @@ def image_names(paths: Sequence[str], record: dict) -> list[str]:
 
 
 def write_page(path: Path, estimator, clustering, record: dict, n_jobs: int) -> None:
-    """Write the page of a run.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-
-    estimator : BaseDeepClusterer
-        Fitted estimator.
-
-    clustering : skcc.report.Clustering
-        Images and their clusters.
-
-    record : dict
-        Record of the run.
-
-    n_jobs : int
-        Number of threads that decode thumbnails.
-    """
+    """Write the page of a run."""
     run = {
         "estimator": record["estimator"],
         "epochs": record["epochs"],

@@ -1,8 +1,8 @@
-"""Anything a user has, made into one store of samples."""
+"""Read what a user gives as X into one store of samples."""
 
-from skcc.data.reading import Format, holds_sources, is_table, read
-from skcc.data.sources import image_files, resolve
-from skcc.data.stores import HostStore, SourceStore, Store
+from skcc.data.reading import Format, read
+from skcc.data.sources import Input, image_files, resolve
+from skcc.data.stores import HostStore, SampleStore, SourceStore, Store
 from skcc.exceptions import ImageReadError, ImageReadWarning
 
 __all__ = [
@@ -10,11 +10,11 @@ __all__ = [
     "HostStore",
     "ImageReadError",
     "ImageReadWarning",
+    "Input",
+    "SampleStore",
     "SourceStore",
     "Store",
-    "holds_sources",
     "image_files",
-    "is_table",
     "read",
     "resolve",
 ]

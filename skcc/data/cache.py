@@ -1,9 +1,7 @@
-"""Decoded pixels in a file that is mapped into memory.
+"""Keep decoded pixels in files that are mapped into memory.
 
-A file is trusted only whole: what it holds, and a checksum of it, stand in a trailer that is
-written last, and a file appears under its name when it is complete. So no locks are needed: two
-processes that decode the same images write the same file, one after the other. This file knows no
-images.
+A file consists of the pixels and a trailer with their shape, key and checksum. It is written
+atomically, so no locks are needed: two processes that decode the same images write the same file.
 """
 
 import contextlib
@@ -25,44 +23,43 @@ import numpy as np
 from skcc.atomic import atomic_write
 
 _MAGIC = b"skccpix1"
-_END = struct.Struct("<QI8s")  # length and checksum of the trailer, and what kind of file this is
-_CHUNK = 2**24  # bytes that are read at a time
-_ABANDONED = 86400  # seconds after which a partial file has no owner any more
-_PARTIAL = re.compile(
-    r".+\.(pixels|json)\.[0-9a-f]{32}\.tmp", re.DOTALL
-)  # as `replaced` names them
-# What files that are damaged, or made to do harm, lead to; too deep a nesting of JSON among it.
-_UNTRUSTED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-_UNTRUSTED += (OverflowError, struct.error)
+_END = struct.Struct("<QI8s")  # length of the trailer, checksum of the trailer, _MAGIC
+_CHUNK = 2**24  # bytes per step of the checksum
+_MAX_PARTIAL_AGE = 86400  # seconds after which a partial file counts as abandoned
+# Names that `atomic_write` gives to partial files.
+_PARTIAL = re.compile(r".+\.(pixels|json)\.[0-9a-f]{32}\.tmp", re.DOTALL)
+# Errors that damaged or malicious files can cause, such as deeply nested JSON.
+_INVALID_FILE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_INVALID_FILE += (OverflowError, struct.error)
 
 
 def load_pixels(path: Path, key: str) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Map a file of pixels that was written earlier.
+    """Map a file of pixels into memory.
 
     Parameters
     ----------
     path : Path
-        The file.
+        File to map.
 
     key : str
-        What it must have been made from.
+        Key that the file must have been written with.
 
     Returns
     -------
-    found : tuple of (ndarray of shape (n, ...), dict of int to str) or None
-        The pixels, mapped read-only, and the images that could not be read. None if there is no
-        such file, or if it is truncated, damaged, foreign, or made from something else.
+    content : tuple of (ndarray of shape (n, ...), dict of int to str) or None
+        Pixels, mapped read-only, and the reasons by index of the images that could not be read.
+        None if the file is missing, truncated or damaged, or has another key or format.
     """
     try:
         with open(path, "rb") as file:
-            trailer, end = _trailer(file)
+            trailer, n_bytes = _read_trailer(file)
             shape = tuple(map(int, trailer["shape"]))
-            if trailer["key"] != key or math.prod(shape) != end or min(shape) < 1:
+            if trailer["key"] != key or math.prod(shape) != n_bytes or min(shape) < 1:
                 return None
-            pixels = _mapped(file, shape)
+            pixels = _map(file, shape)
             invalid = {int(i): str(reason) for i, reason in trailer["invalid"]}
             intact = _checksum(pixels) == trailer["checksum"]
-    except _UNTRUSTED:
+    except _INVALID_FILE:
         return None
     return (pixels, invalid) if intact else None
 
@@ -74,30 +71,31 @@ def save_pixels(
     invalid: Mapping[int, str],
     unchanged: Callable[[], bool],
 ) -> np.ndarray:
-    """Write pixels to a file, at once, and map it.
+    """Write pixels to a file atomically, and map the file into memory.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made if it is not there.
+        File to write; its folder is created if needed.
 
     key : str
-        What they are made from.
+        Key of what the pixels are made from, which `load_pixels` compares.
 
     blocks : callable
-        Makes the pixels: an iterable of arrays of shape (m, ...) and dtype uint8.
+        Returns the pixels as an iterable of arrays of shape (m, ...) and dtype uint8.
 
     invalid : dict of int to str
-        What could not be read; looked at after the last block.
+        Reasons by index of the images that could not be read. It may be filled while the blocks
+        are made; it is written after the last block.
 
     unchanged : callable
-        Whether, after the last block, they are still made from what `key` says. If not, they
-        are put into a file without a name.
+        Called after the last block; returns whether `key` still holds. If it does not, the pixels
+        are written to a temporary file instead.
 
     Returns
     -------
     pixels : ndarray of shape (n, ...)
-        Mapped read-only.
+        Pixels, mapped read-only.
 
     Raises
     ------
@@ -105,7 +103,7 @@ def save_pixels(
         If the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_up(path.parent)
+    _remove_abandoned_files(path.parent)
     try:
         with atomic_write(path) as file:
             shape, checksum = _write(file, blocks())
@@ -115,26 +113,26 @@ def save_pixels(
             trailer = json.dumps(content | {"invalid": list(invalid.items())}).encode()
             file.write(trailer + _END.pack(len(trailer), zlib.crc32(trailer), _MAGIC))
         with open(path, "rb") as file:
-            return _mapped(file, shape)
+            return _map(file, shape)
     except _ChangedError:
-        return nameless_pixels(path.parent, blocks)
+        return temporary_pixels(path.parent, blocks)
 
 
-def nameless_pixels(folder: Path, blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
-    """Put pixels into a file that nobody else sees, and that goes when it is no longer used.
+def temporary_pixels(folder: Path, blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """Write pixels to an unnamed temporary file, and map it into memory.
 
     Parameters
     ----------
     folder : Path
-        Where the space is taken; made if it is not there.
+        Folder on whose disk the file is; created if needed.
 
     blocks : callable
-        As in `save_pixels`.
+        Returns the pixels as an iterable of arrays of shape (m, ...) and dtype uint8.
 
     Returns
     -------
     pixels : ndarray of shape (n, ...)
-        Mapped read-only.
+        Pixels, mapped read-only. The file is removed together with the array.
 
     Raises
     ------
@@ -145,45 +143,45 @@ def nameless_pixels(folder: Path, blocks: Callable[[], Iterable[np.ndarray]]) ->
     with tempfile.TemporaryFile(dir=folder) as file:
         shape, _ = _write(file, blocks())
         file.flush()
-        return _mapped(file, shape)
+        return _map(file, shape)
 
 
 def load_note(path: Path, key: str) -> dict | None:
-    """Read a few values that were written earlier.
+    """Read a small dict from a JSON file.
 
     Parameters
     ----------
     path : Path
-        The file.
+        File to read.
 
     key : str
-        What they must have been made from.
+        Key that the file must have been written with.
 
     Returns
     -------
     note : dict or None
-        None if there is no such file, or one that cannot be trusted.
+        The dict; None if the file is missing or damaged, or has another key.
     """
     try:
         content = json.loads(path.read_bytes())
         return dict(content["note"]) if content["key"] == key else None
-    except _UNTRUSTED:
+    except _INVALID_FILE:
         return None
 
 
 def save_note(path: Path, key: str, note: Mapping[str, object]) -> None:
-    """Write a few values, at once.
+    """Write a small dict to a JSON file atomically.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made if it is not there.
+        File to write; its folder is created if needed.
 
     key : str
-        What they are made from.
+        Key of what the values are made from, which `load_note` compares.
 
     note : dict of str to object
-        Plain values.
+        Values that JSON can represent.
 
     Raises
     ------
@@ -196,11 +194,11 @@ def save_note(path: Path, key: str, note: Mapping[str, object]) -> None:
 
 
 class _ChangedError(Exception):
-    """What was read is not what it was before."""
+    """The images changed while they were decoded."""
 
 
-def _trailer(file: BinaryIO) -> tuple[dict, int]:
-    """The trailer, and how many bytes of pixels stand before it."""
+def _read_trailer(file: BinaryIO) -> tuple[dict, int]:
+    """Return the trailer, and the number of bytes before it."""
     size = file.seek(0, os.SEEK_END)
     if size < _END.size:
         raise ValueError("no trailer")
@@ -216,10 +214,10 @@ def _trailer(file: BinaryIO) -> tuple[dict, int]:
     return json.loads(trailer), start
 
 
-def _mapped(file, shape):
+def _map(file, shape):
     length = math.prod(shape)
-    area = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
-    return np.frombuffer(area, np.uint8, length).reshape(shape)
+    buffer = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+    return np.frombuffer(buffer, np.uint8, length).reshape(shape)
 
 
 def _checksum(pixels):
@@ -230,20 +228,21 @@ def _checksum(pixels):
 
 
 def _write(file, blocks):
-    """Append the blocks; return the shape of all and their checksum."""
+    """Append all blocks to a file; return their joint shape and checksum."""
     n, checksum, shape = 0, 0, ()
     for block in blocks:
         block = np.ascontiguousarray(block)
         file.write(block)
         checksum = zlib.crc32(block, checksum)
         n, shape = n + len(block), block.shape[1:]
+        del block  # free it before the next one is made
     return (n, *shape), checksum
 
 
-def _sweep_up(folder):
-    """Remove what processes left behind that were killed while they wrote; nothing else."""
+def _remove_abandoned_files(folder):
+    """Remove partial files of processes that were killed while they wrote."""
     for path in folder.glob("*.tmp"):
         with contextlib.suppress(OSError):
-            is_old = time.time() - path.lstat().st_mtime > _ABANDONED
+            is_old = time.time() - path.lstat().st_mtime > _MAX_PARTIAL_AGE
             if is_old and _PARTIAL.fullmatch(path.name):
                 path.unlink()

@@ -1,7 +1,6 @@
-"""One image file, or PIL image, made into pixels of a given shape.
+"""Decode one image file or PIL image into an array of a given shape.
 
-Every rule about kinds of images is here; docs/images.md has them as a table. This file knows no
-sets of images, caches or batches.
+All rules about formats, modes and orientation are here; docs/images.md lists them in a table.
 """
 
 import contextlib
@@ -19,16 +18,18 @@ from PIL import Image, ImageFile, ImageOps
 
 from skcc.exceptions import ImageReadError
 
-# Recognised by Pillow, but not decoded by it alone: EPS and WMF call other programs of the system.
+# Pillow recognises these but does not decode them by itself: EPS and WMF start other programs.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-_FIRST = {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}  # tried first, being the most frequent
 if int(PIL.__version__.split(".")[0]) < 13:
-    # Older ones read for ever where a DDS file ends early, and inflate FITS files without a limit.
+    # Older releases loop forever on truncated DDS files and inflate FITS files without a limit.
     NOT_DECODED |= {"DDS", "FITS"}
-_RULES = 1  # to be raised when the same file would give other pixels
-_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF
-_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what may turn a PNG
-_TURNS = {
+_FREQUENT_FORMATS = {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}  # tried first
+_RULES_VERSION = 1  # increase it when the same file would give other pixels
+_EXIF_ORIENTATION = 0x0112
+_SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)
+# Keys of `Image.info` that may hold the orientation of a PNG.
+_ORIENTATION_KEYS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,21 +40,21 @@ _TURNS = {
 }
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "F"}
 _ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
-_given_images = threading.Lock()  # Pillow loads pixels and EXIF of an image when first asked
+_pil_image_lock = threading.Lock()  # Pillow loads pixels and EXIF of a PIL image lazily
 
 
 def first_failure(failures: Mapping[int, ImageReadError]) -> ImageReadError:
-    """The error to end with where images cannot be read, with a note on how not to.
+    """Select the error of the first image that could not be read, and add a hint to it.
 
     Parameters
     ----------
     failures : dict of int to ImageReadError
-        By index; not empty.
+        Errors by index of the image; not empty.
 
     Returns
     -------
     error : ImageReadError
-        The first, to be raised.
+        Error of the lowest index, with a note about ``on_error="warn"``. The caller raises it.
     """
     error = failures[min(failures)]
     error.add_note('on_error="warn", or --on-error warn, goes on without such images')
@@ -61,32 +62,32 @@ def first_failure(failures: Mapping[int, ImageReadError]) -> ImageReadError:
 
 
 def none_could_be_read(reasons: Mapping[int, str]) -> ImageReadError:
-    """The error for a set of images without a good one.
+    """Make the error for a set of images of which none could be read.
 
     Parameters
     ----------
     reasons : dict of int to str
-        Why, by index.
+        Reasons by index of the image; not empty.
 
     Returns
     -------
     error : ImageReadError
-        To be raised.
+        States the number of images and the first reason. The caller raises it.
     """
     first = reasons[min(reasons)]
     return ImageReadError(f"none of the {len(reasons)} images of X could be read; first: {first}")
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """Properties of an image that are known without decoding it.
 
     Parameters
     ----------
     size : tuple of (int, int)
-        Width and height when upright.
+        Width and height in pixels, after the EXIF orientation is applied.
 
     colour : bool
-        Whether its mode can hold colour.
+        Whether the mode of the image can hold colour.
     """
 
     size: tuple[int, int]
@@ -95,162 +96,164 @@ class Header(NamedTuple):
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Names of the formats that are decoded, in the order in which they are tried.
+    """List the formats that are decoded, in the order in which they are tried.
 
     Returns
     -------
     names : tuple of str
-        All that this Pillow decodes by itself.
+        Pillow's names of the formats that the installed Pillow decodes by itself.
     """
     Image.init()
-    names = sorted(Image.ID, key=lambda name: name not in _FIRST)  # else as Pillow has them
+    names = sorted(Image.ID, key=lambda name: name not in _FREQUENT_FORMATS)
     return tuple(name for name in names if name not in NOT_DECODED)
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Suffixes of the files that are taken for images.
+    """List the file suffixes that mark a file as an image.
 
     Returns
     -------
     suffixes : frozenset of str
-        In lower case, with the dot: those that Pillow registers for the formats that it decodes.
+        Suffixes that Pillow registers for the decoded formats, in lower case, with the dot.
     """
-    known = {*formats(), "MPO"}  # which is a JPEG until it has been opened
+    known = {*formats(), "MPO"}  # Pillow opens an MPO file as a JPEG
     return frozenset(s for s, name in Image.registered_extensions().items() if name in known)
 
 
 def version() -> str:
-    """What the pixels of a file depend on, beside the file and the shape.
+    """Describe what the pixels depend on beside the file and the shape.
 
     Returns
     -------
     version : str
-        Of our rules and of Pillow, and the settings of Pillow that decide what is refused.
+        Version of the rules in this module, version of Pillow, and the settings of Pillow that
+        decide which files are rejected.
     """
     settings = f"{Image.MAX_IMAGE_PIXELS} {ImageFile.LOAD_TRUNCATED_IMAGES}"
-    return f"{_RULES} {PIL.__version__} {settings}"
+    return f"{_RULES_VERSION} {PIL.__version__} {settings}"
 
 
 def is_image(path) -> bool:
-    """Whether Pillow recognises a file by its first bytes.
+    """Check whether Pillow recognises a file by its first bytes.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        File to look at.
 
     Returns
     -------
-    answer : bool
-        False also where it cannot be opened.
+    recognised : bool
+        False also if the file cannot be opened.
     """
     try:
         with Image.open(path, formats=formats()):
             return True
-    except Exception:  # as in `_read`
+    except Exception:  # broken bytes can make Pillow's plugins raise any exception
         return False
 
 
 def header(source) -> Header:
-    """Look at an image without decoding it.
+    """Read the header of an image without decoding its pixels.
 
     Parameters
     ----------
     source : str, Path or PIL.Image.Image
-        The image.
+        Image to look at.
 
     Returns
     -------
     header : Header
-        Its size and whether there is colour.
+        Size of the image, and whether it can hold colour.
 
     Raises
     ------
     ImageReadError
-        If it is missing, no image, or has more pixels than Pillow finds safe.
+        If the file is missing or is no image, or if the image has more pixels than
+        ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
-    return _read(source, _header_of)
+    return _apply_to_image(source, _header_of)
 
 
 def decode(source, out: np.ndarray) -> Header:
-    """Decode, turn upright, lay on white, convert, and fit one image into an array.
+    """Decode an image, apply its orientation, put it on white, and resize it into an array.
 
     Parameters
     ----------
     source : str, Path or PIL.Image.Image
-        The image; never changed.
+        Image to decode; it is not changed.
 
     out : ndarray of shape (height, width, channels) and dtype uint8
-        Written; 1 channel is gray, 3 are RGB.
+        Array to write to; gray if it has 1 channel, RGB if it has 3.
 
     Returns
     -------
     header : Header
-        As `header` gives it.
+        The same as `header` returns.
 
     Raises
     ------
     ImageReadError
-        If it is missing, cannot be decoded, or has more pixels than Pillow finds safe.
+        If the file is missing or cannot be decoded, or if the image has more pixels than
+        ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
-    return _read(source, lambda image: _decode(image, out, is_given=image is source))
+    return _apply_to_image(source, lambda image: _decode(image, out, is_given=image is source))
 
 
-class _Quiet:
-    """No warnings of Pillow while any thread is in here.
+class _IgnorePillowWarnings:
+    """Reentrant context that ignores the warnings of Pillow in all threads."""
 
-    They tell of odd files, one by one; and where a user makes warnings errors, they would decide
-    which files can be read. Filters are of the process, hence the count.
-    """
+    # If a user turns warnings into errors, they would decide which files can be read. Filters
+    # belong to the process, so they are restored when the last thread leaves.
 
     def __init__(self):
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self._n_inside = threading.Lock(), 0
 
     def __enter__(self):
         with self._lock:
-            if self._inside == 0:
+            if self._n_inside == 0:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
+            self._n_inside += 1
 
     def __exit__(self, *error):
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            self._n_inside -= 1
+            if self._n_inside == 0:
                 self._filters.__exit__(*error)
 
 
-quiet = _Quiet()
+ignore_pillow_warnings = _IgnorePillowWarnings()
 
 
 @contextlib.contextmanager
-def _opened(source) -> Iterator[Image.Image]:
+def _open(source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
-        with _given_images:
+        with _pil_image_lock:
             source.load()
-            _orientation(source)  # which the image keeps from now on
+            _orientation(source)  # makes the image cache its EXIF data
         yield source
         return
     if not isinstance(source, (str, Path)):
         kind = type(source).__name__
         raise TypeError(f"it is of type {kind}, neither a path nor a PIL image")
     if not os.path.isfile(source) and os.path.exists(source):
-        raise OSError("it is no regular file")  # reading from a pipe would wait for ever
+        raise OSError("it is no regular file")  # reading from a pipe could block forever
     with Image.open(source, formats=formats()) as image:
         yield image
 
 
-def _read(source, work):
-    """`work` of the opened image; whatever fails names the source."""
+def _apply_to_image(source, function):
+    """Open an image and call a function of it; raise errors that name the source."""
     try:
-        with _opened(source) as image:
+        with _open(source) as image:
             _check_safe_size(image)
-            return work(image)
+            return function(image)
     except FileNotFoundError as error:
         raise ImageReadError(f"no such file: {_name(source)}") from error
-    except Exception as error:  # Pillow's plugins raise whatever broken bytes led them to
+    except Exception as error:  # broken bytes can make Pillow's plugins raise any exception
         reason = str(error) or type(error).__name__
         raise ImageReadError(f"cannot read {_name(source)} as an image: {reason}") from error
 
@@ -271,21 +274,21 @@ def _check_safe_size(image):
 
 
 def _header_of(image):
-    sideways = _orientation(image) in _SIDEWAYS
+    sideways = _orientation(image) in _SIDEWAYS_ORIENTATIONS
     if sideways and image.format == "TIFF":
-        image.load()  # newer releases of Pillow turn TIFF files themselves, then or before
-        sideways = _orientation(image) in _SIDEWAYS
+        image.load()  # newer releases of Pillow apply the orientation of TIFF files themselves
+        sideways = _orientation(image) in _SIDEWAYS_ORIENTATIONS
     size = image.size[::-1] if sideways else image.size
     return Header(size, image.mode not in _GRAY_MODES and not image.mode.startswith("I;16"))
 
 
 def _orientation(image):
-    if image.format == "PNG" and not _ORIENTED & image.info.keys():
-        return 1  # so far: EXIF may also stand behind the pixels
+    if image.format == "PNG" and not _ORIENTATION_KEYS & image.info.keys():
+        return 1  # EXIF behind the pixel data is known only after decoding
     try:
-        # As every class of images inherits it: PNG's own one decodes the whole image first.
-        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # EXIF that cannot be read turns nothing
+        # The method of the base class, because that of PNG decodes the whole image first.
+        orientation = Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1)
+    except Exception:  # ignore EXIF data that cannot be read
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -294,11 +297,11 @@ def _decode(image, out, is_given):
     height, width, channels = out.shape
     header = _header_of(image)
     if not is_given:
-        image.draft(None, (2 * width, 2 * height))  # a JPEG decodes to half size in no time
+        image.draft(None, (2 * width, 2 * height))  # JPEG: decode at a reduced size
         _load(image)
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    transpose = _TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
+    if transpose is not None:
+        image = image.transpose(transpose)
     image = _convert(image, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
@@ -309,34 +312,34 @@ def _decode(image, out, is_given):
 def _load(image):
     try:
         image.load()
-    except Exception:  # as in `_read`
+    except Exception:
         if image.format != "PNG" or image.tile:
             raise
-        image.load()  # the pixel data came to their end; what failed was noticed after them
+        image.load()  # the error came after the pixel data; keep what was decoded
 
 
 def _convert(image, mode):
     if image.mode.startswith("I;16") or image.mode == "I":
-        image = _levels(np.asarray(image).astype(np.float32) / 257)  # 16 bits to 8
+        image = _gray_image(np.asarray(image).astype(np.float32) / 257)  # 16 to 8 bits
     elif image.mode == "F":
         values = np.nan_to_num(np.asarray(image), nan=0, posinf=np.inf, neginf=0)
-        image = _levels(values * (255 if values.max(initial=0) <= 1 else 1))
+        image = _gray_image(values * (255 if values.max(initial=0) <= 1 else 1))
     elif image.mode == "LAB":
         image = _from_lab(image)
     elif image.mode in _ALPHA_MODES or "transparency" in image.info:
-        if image.mode == "La":  # Pillow goes no further in one step
+        if image.mode == "La":  # Pillow does not convert La to RGBA directly
             image = image.convert("LA")
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
 
 
-def _levels(values):
+def _gray_image(values):
     return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
 
 
 def _from_lab(image):
-    from PIL import ImageCms  # here, for builds of Pillow without it
+    from PIL import ImageCms  # some builds of Pillow lack it
 
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))

@@ -1,4 +1,4 @@
-"""Many files or PIL images: the shape that they share, and their decoding in threads."""
+"""Decode many files or PIL images in threads, and find the shape that they share."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -10,120 +10,63 @@ from joblib import effective_n_jobs
 
 from skcc import distributed
 from skcc.data import cache, decoding
-from skcc.data.sources import identity
+from skcc.data.sources import FileIdentity, identity
+from skcc.data.stores import Reader
 from skcc.exceptions import ImageReadError
 
-_SAMPLE = 64  # headers that a guess is made from
-_TOGETHER = 64  # most images that a thread takes at a time
+_GUESS_SAMPLE = 64  # headers from which a shape is guessed
+_MAX_CHUNK = 64  # images per task of a thread
 
 
-class Decoder:
-    """Decodes paths and PIL images in threads; what `skcc.stores.SourceStore` reads from.
+class Decoder(Reader):
+    """Decode paths and PIL images in threads.
 
     Parameters
     ----------
     sources : sequence of str, Path or PIL.Image.Image
-        The images.
+        Images to decode.
 
     n_jobs : int or None
-        Threads.
+        Number of threads; None means 1 and -1 means all cores.
     """
 
-    def __init__(self, sources, n_jobs):
+    def __init__(self, sources: Sequence, n_jobs: int | None):
         self._sources, self._n_jobs = sources, n_jobs
         self._headers: list[decoding.Header] = []
 
     def __len__(self) -> int:
         return len(self._sources)
 
-    def identity(self) -> tuple[str, str] | None:
-        """As `skcc.sources.identity`.
-
-        Returns
-        -------
-        identity : tuple of (str, str) or None
-            Of these images.
-        """
+    def identity(self) -> FileIdentity | None:
         return identity(self._sources)
 
-    def into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
-        """Decode some of them.
-
-        Parameters
-        ----------
-        index : sequence of int
-            Which.
-
-        out : ndarray of shape (len(index), height, width, channels) and dtype uint8
-            Written.
-
-        Returns
-        -------
-        failures : dict of int to ImageReadError
-            By index.
-        """
-
-        def one(at):
-            source = _source(self._sources, index[at])
+    def read_into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
+        def decode(row):
+            source = _item(self._sources, index[row])
             try:
-                self._headers.append(decoding.decode(source, out[at]))
+                self._headers.append(decoding.decode(source, out[row]))
             except ImageReadError:
                 with contextlib.suppress(ImageReadError):
                     self._headers.append(decoding.header(source))
                 raise
 
-        _, failures = _in_threads(one, range(len(index)), self._n_jobs)
-        return {index[at]: error for at, error in failures.items()}
+        _, failures = _map_in_threads(decode, range(len(index)), self._n_jobs)
+        return {index[row]: error for row, error in failures.items()}
 
     def shape(self, side: Callable[[int], int]) -> tuple[int, int, int]:
-        """What `common_shape` says, once all images have been decoded.
+        """Compute the same as `common_shape`, after all images have been decoded.
 
         Parameters
         ----------
         side : callable
-            From the median short side to the side at which they are stored.
+            From the median short side to the side at which images are stored, in pixels.
 
         Returns
         -------
         shape : tuple of (int, int, int)
             Height, width and channels.
         """
-        return _shape(_summary(_of_all(self._headers), 0), side)
-
-
-def _source(sources, i):
-    """One of them; what fails is the user's code, if they are a data set."""
-    try:
-        return sources[i]
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise ImageReadError(f"item {i} of X cannot be read: {reason}") from error
-
-
-def _in_threads(function, index, n_jobs):
-    """Results of a function that may raise ImageReadError, and failures by index."""
-    decoding.formats()  # loaded before threads ask for them
-    threads = effective_n_jobs(n_jobs)
-    size = max(1, min(_TOGETHER, len(index) // (16 * threads)))
-    pieces = [index[start : start + size] for start in range(0, len(index), size)]
-
-    def work(piece):
-        results, failures = [], {}
-        for i in piece:
-            try:
-                results.append(function(i))
-            except ImageReadError as error:
-                failures[i] = ImageReadError(str(error))  # without frames, which hold images
-        return results, failures
-
-    with decoding.quiet:
-        if threads == 1:
-            done = [work(piece) for piece in pieces]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                done = list(pool.map(work, pieces))
-    failures = {i: error for _, some in done for i, error in some.items()}
-    return [result for results, _ in done for result in results], failures
+        return _stored_shape(_summarize(_gather_headers(self._headers), 0), side)
 
 
 def common_shape(
@@ -134,24 +77,24 @@ def common_shape(
     cache_dir: str | Path | None,
     on_error: str,
 ) -> tuple[int, int, int]:
-    """The shape to which images are brought; what their headers say is kept in the cache.
+    """Compute the shape to which images are resized, from their headers.
 
     Parameters
     ----------
     sources : sequence of str, Path or PIL.Image.Image
-        The images.
+        Images to look at.
 
     side : callable
-        From the median short side to the side at which they are stored.
+        From the median short side to the side at which images are stored, in pixels.
 
     n_jobs : int or None
-        Threads.
+        Number of threads.
 
     cache_dir : str, Path or None
-        Folder of decoded images.
+        Folder in which a summary of the headers is kept.
 
     on_error : {"raise", "warn"}
-        Whether an image that cannot be read is an error, or is passed over.
+        Whether an image that cannot be read is an error or is skipped.
 
     Returns
     -------
@@ -161,75 +104,114 @@ def common_shape(
     Raises
     ------
     ImageReadError
-        If one cannot be read and that is not allowed, or if none can.
+        If an image cannot be read and `on_error` is "raise", or if none can.
     """
-    names = None if cache_dir is None else identity(sources)
-    path = names and Path(cache_dir) / f"{names[0]}.json"
-    key = names and f"{decoding.version()} {names[1]}"
-    note = distributed.compute_on_rank_zero(lambda: names and cache.load_note(path, key))
+    files = None if cache_dir is None else identity(sources)
+    path = files and Path(cache_dir) / f"{files.paths}.json"
+    key = files and f"{decoding.version()} {files.state}"
+    note = distributed.compute_on_rank_zero(lambda: files and cache.load_note(path, key))
     if not _is_note(note):
-        note = _survey(sources, n_jobs, on_error)
-        if names and distributed.is_rank_zero() and identity(sources) == names:
-            with contextlib.suppress(OSError):  # it saves time only; pixels that follow will tell
+        note = _read_headers(sources, n_jobs, on_error)
+        if files and distributed.is_rank_zero() and identity(sources) == files:
+            with contextlib.suppress(OSError):  # optional; writing the pixels reports the error
                 cache.save_note(path, key, note)
     elif note["failed"] and on_error == "raise":
-        _survey(sources, n_jobs, on_error)  # for its error
-    return _shape(note, side)
+        _read_headers(sources, n_jobs, on_error)  # raises the error
+    return _stored_shape(note, side)
 
 
 def guessed_shape(
     sources: Sequence, side: Callable[[int], int], *, n_jobs: int | None
 ) -> tuple[int, int, int] | None:
-    """What `common_shape` is likely to say, from a few headers.
+    """Guess the result of `common_shape` from the headers of a few images.
 
-    Opening a small file costs half as much as decoding it; so where a guess is good, files are
-    decoded at once.
+    Opening a small file takes half as long as decoding it. If the guess is correct, each file is
+    opened only once.
 
     Parameters
     ----------
     sources : sequence of str, Path or PIL.Image.Image
-        The images.
+        Images of which a few are looked at.
 
     side : callable
-        From the median short side to the side at which they are stored.
+        From the median short side to the side at which images are stored, in pixels.
 
     n_jobs : int or None
-        Threads.
+        Number of threads.
 
     Returns
     -------
     shape : tuple of (int, int, int) or None
-        Height, width and channels. None if there are few images, or if they differ so that others
-        may shift the median.
+        Height, width and channels. None if there are few images, or if their sizes differ such
+        that the median is uncertain.
     """
-    if len(sources) < 4 * _SAMPLE:
+    if len(sources) < 4 * _GUESS_SAMPLE:
         return None
     return distributed.compute_on_rank_zero(lambda: _guess(sources, side, n_jobs))
 
 
 def _guess(sources, side, n_jobs):
-    index = np.linspace(0, len(sources) - 1, _SAMPLE).astype(int).tolist()
-    headers, failures = _in_threads(lambda i: decoding.header(_source(sources, i)), index, n_jobs)
+    index = np.linspace(0, len(sources) - 1, _GUESS_SAMPLE).astype(int).tolist()
+    headers, failures = _map_in_threads(lambda i: decoding.header(_item(sources, i)), index, n_jobs)
     if failures:
         return None
-    note = _summary(headers, 0)
+    note = _summarize(headers, 0)
     if note["size"] is None and side(note["short"]) >= note["short"]:
         return None
-    return _shape(note, side)
+    return _stored_shape(note, side)
+
+
+# -- headers --------------------------------------------------------------------------------
+
+
+def _read_headers(sources, n_jobs, on_error):
+    """Read the headers of all images, a part on each rank; return their summary."""
+    with distributed.raise_on_all_ranks():
+        headers, failures = _map_in_threads(
+            lambda i: decoding.header(_item(sources, i)),
+            distributed.rank_slice(len(sources)),
+            n_jobs,
+        )
+    headers = _gather_headers(headers)
+    reasons = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
+    if reasons and on_error == "raise":
+        raise decoding.first_failure({i: ImageReadError(why) for i, why in reasons.items()})
+    if not headers:
+        raise decoding.none_could_be_read(reasons)
+    return _summarize(headers, len(reasons))
+
+
+def _gather_headers(headers):
+    """Concatenate the headers of all ranks."""
+    if distributed.world_size() == 1:
+        return headers
+    pairs = distributed.all_gather_object([(header.size, header.colour) for header in headers])
+    return [decoding.Header(tuple(size), colour) for some in pairs for size, colour in some]
+
+
+def _summarize(headers, failed):
+    """Return the median short side, the common size if any, the channels and the failures."""
+    sizes = {header.size for header in headers}
+    return {
+        "short": int(np.median([min(header.size) for header in headers])),
+        "size": list(sizes.pop()) if len(sizes) == 1 else None,
+        "channels": 3 if any(header.colour for header in headers) else 1,
+        "failed": failed,
+    }
 
 
 def _is_note(note):
-    """Whether what a file held can be what `_summary` gave."""
+    """Check whether the content of a file can be the result of `_summarize`."""
     if not note or note.keys() != {"short", "size", "channels", "failed"}:
         return False
     size = note["size"] or [1, 1]
     if not isinstance(size, list) or len(size) != 2 or note["channels"] not in (1, 3):
         return False
-    lowest = (note["failed"], 0), (note["short"], 1), (size[0], 1), (size[1], 1)
-    return all(type(number) is int and number >= least for number, least in lowest)
+    minima = (note["failed"], 0), (note["short"], 1), (size[0], 1), (size[1], 1)
+    return all(type(number) is int and number >= minimum for number, minimum in minima)
 
 
-def _shape(note, side):
+def _stored_shape(note, side):
     short = note["short"]
     stored = max(1, min(short, side(short)))
     if note["size"] is None:
@@ -239,35 +221,39 @@ def _shape(note, side):
     return max(1, round(height * factor)), max(1, round(width * factor)), note["channels"]
 
 
-def _survey(sources, n_jobs, on_error):
-    """Summary of the headers of all images, of which several processes read a part each."""
-    with distributed.raise_on_all_ranks():
-        headers, failures = _in_threads(
-            lambda i: decoding.header(_source(sources, i)), distributed.rank_slice(len(sources)), n_jobs
-        )
-    headers = _of_all(headers)
-    failures = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
-    if failures and on_error == "raise":
-        raise decoding.first_failure({i: ImageReadError(why) for i, why in failures.items()})
-    if not headers:
-        raise decoding.none_could_be_read(failures)
-    return _summary(headers, len(failures))
+# -- threads --------------------------------------------------------------------------------
 
 
-def _of_all(headers):
-    """Headers that all processes have read."""
-    if distributed.world_size() == 1:
-        return headers
-    pairs = distributed.all_gather_object([(header.size, header.colour) for header in headers])
-    return [decoding.Header(tuple(size), colour) for some in pairs for size, colour in some]
+def _item(sources, i):
+    """Return a source; errors of a user's data set become an ImageReadError."""
+    try:
+        return sources[i]
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImageReadError(f"item {i} of X cannot be read: {reason}") from error
 
 
-def _summary(headers, failed):
-    """Median short side, common size, channels, and how many had none to read."""
-    sizes = {header.size for header in headers}
-    return {
-        "short": int(np.median([min(header.size) for header in headers])),
-        "size": list(sizes.pop()) if len(sizes) == 1 else None,
-        "channels": 3 if any(header.colour for header in headers) else 1,
-        "failed": failed,
-    }
+def _map_in_threads(function, index, n_jobs):
+    """Return the results of a function, and its ImageReadErrors by index."""
+    decoding.formats()  # initialise Pillow before the threads start
+    threads = effective_n_jobs(n_jobs)
+    size = max(1, min(_MAX_CHUNK, len(index) // (16 * threads)))
+    chunks = [index[start : start + size] for start in range(0, len(index), size)]
+
+    def map_chunk(chunk):
+        results, failures = [], {}
+        for i in chunk:
+            try:
+                results.append(function(i))
+            except ImageReadError as error:
+                failures[i] = ImageReadError(str(error))  # its traceback would keep images alive
+        return results, failures
+
+    with decoding.ignore_pillow_warnings:
+        if threads == 1:
+            outputs = [map_chunk(chunk) for chunk in chunks]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                outputs = list(pool.map(map_chunk, chunks))
+    failures = {i: error for _, some in outputs for i, error in some.items()}
+    return [result for results, _ in outputs for result in results], failures

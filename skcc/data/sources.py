@@ -1,6 +1,6 @@
-"""Which images X names: files of a folder or pattern, an array in a file, items of a data set.
+"""Resolve what a user gives as X: expand folders and patterns, open array files, tell its kind.
 
-This file goes by names and kinds, and by what stands first; it decodes nothing.
+Nothing is decoded here.
 """
 
 import contextlib
@@ -9,7 +9,9 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,23 +20,59 @@ from torch import Tensor
 from skcc.data import decoding
 from skcc.exceptions import ImageReadError
 
-_WILD = "*?["
+_WILDCARDS = "*?["
 _ARRAY_SUFFIXES = (".npy", ".npz")
 
 
+@dataclass(frozen=True)
+class Input:
+    """X after `resolve`, with its kind.
+
+    Parameters
+    ----------
+    value : object
+        Samples of X, not yet read.
+
+    kind : {"files", "path column", "table", "tensor", "lazy", "array"}
+        "files" is a sequence of paths or PIL images; "path column" a table whose only column
+        holds paths; "table" rows of numbers; "tensor" a tensor of PyTorch; "lazy" an array of
+        images that is read slice by slice; "array" an array of images in memory. Anything that
+        `read` rejects is an "array" as well.
+    """
+
+    value: object
+    kind: Literal["files", "path column", "table", "tensor", "lazy", "array"]
+
+
+class FileIdentity(NamedTuple):
+    """Hashes by which decoded images are found in the cache.
+
+    Parameters
+    ----------
+    paths : str
+        Hash of the absolute paths in their order.
+
+    state : str
+        Hash of the paths, sizes and modification times.
+    """
+
+    paths: str
+    state: str
+
+
 def image_files(root) -> list[Path]:
-    """All image files below a folder, sorted by path.
+    """List all image files below a folder, sorted by path.
 
     Parameters
     ----------
     root : str or Path
-        The folder.
+        Folder to search.
 
     Returns
     -------
     files : list of Path
-        Files with the suffix of a format that Pillow decodes, and files without any suffix in which
-        it recognises one. Names that begin with a dot are passed over, folders as well.
+        Files with the suffix of a format that Pillow decodes, and files without a suffix whose
+        format Pillow recognises. Files and folders whose names begin with a dot are skipped.
 
     Raises
     ------
@@ -47,90 +85,78 @@ def image_files(root) -> list[Path]:
     return [Path(file) for file in _files_below(root)]
 
 
-def resolve(X):
-    """What X stands for, if it is a name or a data set.
+def resolve(X) -> Input:
+    """Replace names and data sets by what they stand for, and classify the result.
 
     Parameters
     ----------
-    X : object
-        Anything.
+    X : array, tensor, path, pattern, data set, or list of arrays, paths or PIL images
+        See `skcc.ContrastiveClustering.fit`.
 
     Returns
     -------
-    images : object
-        A list of paths for a folder, a file, a pattern or a list with patterns; an array for a
-        file of NumPy; `DatasetImages` or `DatasetArrays` for a map-style data set, a Hugging Face
-        data set, or a list of their items; X itself otherwise.
+    source : Input
+        Its value is a list of paths for a folder, a file, a pattern or a list with patterns; an
+        array for an array file of NumPy; `DatasetImages` or `DatasetArrays` for a map-style data
+        set, a Hugging Face data set, or a list of their items; X itself otherwise.
 
     Raises
     ------
     ImageReadError
-        If there is no such file or folder, or it cannot be read.
+        If a file or folder does not exist or cannot be read.
 
     ValueError
-        If a folder or pattern yields no images, or a data set has not one column of images.
+        If a folder or pattern yields no images, or a data set has not exactly one image column.
 
     TypeError
-        If X can only be iterated over, or holds what is no image.
+        If X can only be iterated over, holds something else than images, or mixes paths or PIL
+        images with other objects.
     """
-    if isinstance(X, (str, Path)):
-        return _of_path(os.fspath(X))
-    if hasattr(X, "toarray"):  # sparse, which scikit-learn refuses in its own words
-        return X
-    if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
-            "a length, such as a list or a map-style data set"
-        )
-    if isinstance(X, Mapping):
-        raise TypeError(
-            f"X is a {type(X).__name__} of {', '.join(map(str, X))}; wanted one of its values"
-        )
-    if hasattr(X, "column_names") and hasattr(X, "features"):
-        return _of_dataset(_image_column(X))
-    if _is_dataset(X) or _is_list_of_items(X):
-        return _of_dataset(X)
-    return _with_patterns_expanded(X) if _holds_patterns(X) else X
+    value = _expand(X)
+    if isinstance(value, Tensor):
+        value = value.detach()
+    elif hasattr(value, "__array__") and len(getattr(value, "shape", ())) == 1:
+        value = np.asarray(value)
+    return Input(value, _kind_of(value))
 
 
-def identity(sources: Sequence) -> tuple[str, str] | None:
-    """A name for files as such, and one for the state that they are in.
+def identity(sources: Sequence) -> FileIdentity | None:
+    """Compute hashes that identify files and their state.
 
     Parameters
     ----------
-    sources : sequence
-        The images.
+    sources : sequence of str, Path or PIL.Image.Image
+        Images to identify.
 
     Returns
     -------
-    identity : tuple of (str, str) or None
-        The first goes by the paths and their order; the second by sizes and times of change as
-        well. None if anything is not a path, for then nobody knows what it will be next time.
+    identity : FileIdentity or None
+        None if not all sources are paths: other images cannot be recognised later.
     """
     if isinstance(sources, DatasetImages):
         return None
-    names, states = (hashlib.blake2b(digest_size=16) for _ in range(2))
+    paths, state = (hashlib.blake2b(digest_size=16) for _ in range(2))
     for source in sources:
         if not isinstance(source, (str, Path)):
             return None
         path = os.path.abspath(source)
         try:
             stat = os.stat(path)
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            file_state = f"{stat.st_size} {stat.st_mtime_ns}"
         except OSError:
-            state = "missing"
-        names.update(os.fsencode(path) + b"\0")
-        states.update(os.fsencode(path) + f"\0{state}\0".encode())
-    return names.hexdigest(), states.hexdigest()
+            file_state = "missing"
+        paths.update(os.fsencode(path) + b"\0")
+        state.update(os.fsencode(path) + f"\0{file_state}\0".encode())
+    return FileIdentity(paths.hexdigest(), state.hexdigest())
 
 
 class DatasetImages:
-    """The images of a data set whose items are PIL images or paths, alone or with labels.
+    """Sequence of the images in a data set of PIL images or paths, with or without labels.
 
     Parameters
     ----------
     dataset : object
-        Has ``__len__`` and ``__getitem__``.
+        Map-style data set, with ``__len__`` and ``__getitem__``.
     """
 
     def __init__(self, dataset):
@@ -144,15 +170,15 @@ class DatasetImages:
 
 
 class DatasetArrays:
-    """The images of a data set whose items are arrays, as an array that is read in parts.
+    """Lazy array of the images in a data set of arrays, with or without labels.
 
     Parameters
     ----------
     dataset : object
-        Has ``__len__`` and ``__getitem__``.
+        Map-style data set, with ``__len__`` and ``__getitem__``.
 
     shape : tuple of int
-        Of the array in each item.
+        Shape of the array in each item.
     """
 
     def __init__(self, dataset, shape: tuple[int, ...]):
@@ -160,7 +186,7 @@ class DatasetArrays:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the whole."""
+        """Shape of the whole array, ``(n, ...)``."""
         return (len(self), *self._item_shape)
 
     def __len__(self) -> int:
@@ -179,16 +205,92 @@ class DatasetArrays:
         return array
 
 
-# -- names ----------------------------------------------------------------------------------
+# -- kinds ----------------------------------------------------------------------------------
 
 
-def _of_path(path):
+def _kind_of(X):
+    if isinstance(X, Tensor):
+        return "tensor"
+    if _holds_files(X):
+        return "files"
+    if _is_table(X):
+        return "path column" if _is_path_column(X) else "table"
+    return "lazy" if _is_lazy(X) else "array"
+
+
+def _holds_files(X):
+    """Check whether X is a sequence of paths or PIL images."""
+    if isinstance(X, DatasetImages):
+        return True
+    is_column = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OUT"
+    if not (isinstance(X, (list, tuple)) or is_column):
+        return False
+    is_file = [isinstance(x, (str, Path, Image.Image)) for x in X]
+    if any(is_file) and not all(is_file):
+        other = type(X[is_file.index(False)]).__name__
+        raise TypeError(f"X mixes paths or PIL images with {other}")
+    return any(is_file)
+
+
+def _is_table(X):
+    """Check whether X has two axes, as an array, a frame or a list of rows."""
+    if hasattr(X, "shape"):
+        return len(X.shape) == 2
+    return isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) == 1
+
+
+def _is_path_column(table):
+    """Check whether the only column of a table holds paths."""
+    if isinstance(table, (list, tuple)):
+        if len(table[0]) != 1 or not isinstance(next(iter(table[0])), (str, Path)):
+            return False
+    elif table.shape[1] != 1 or not hasattr(table, "__array__"):
+        return False
+    column = np.asarray(table)[:, 0]
+    return len(column) > 0 and isinstance(column[0], (str, Path)) and _holds_files(column)
+
+
+def _is_lazy(X):
+    """Check whether X is an array of images to be read slice by slice."""
+    if len(getattr(X, "shape", ())) not in (3, 4):
+        return False
+    if isinstance(X, np.ndarray):  # a mapped array that has to be converted to uint8
+        return isinstance(X, np.memmap) and X.dtype.kind in "iuf" and X.dtype != np.uint8
+    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not hasattr(X, "toarray")
+
+
+# -- folders, patterns and array files ------------------------------------------------------
+
+
+def _expand(X):
+    """Replace a path, a pattern or a data set by what it stands for; check that X has a length."""
+    if isinstance(X, (str, Path)):
+        return _expand_path(os.fspath(X))
+    if hasattr(X, "toarray"):  # sparse; scikit-learn rejects it later
+        return X
+    if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
+            "a length, such as a list or a map-style data set"
+        )
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X is a {type(X).__name__} of {', '.join(map(str, X))}; wanted one of its values"
+        )
+    if hasattr(X, "column_names") and hasattr(X, "features"):
+        return _expand_dataset(_select_image_column(X))
+    if _is_dataset(X) or _is_list_of_items(X):
+        return _expand_dataset(X)
+    return _expand_patterns(X) if _holds_patterns(X) else X
+
+
+def _expand_path(path):
     if os.path.isdir(path):
         return _files_below(path)
     if os.path.isfile(path):
-        return _stored_array(path) if path.lower().endswith(_ARRAY_SUFFIXES) else [path]
+        return _load_array(path) if path.lower().endswith(_ARRAY_SUFFIXES) else [path]
     if _is_pattern(path):
-        return _matches(path)
+        return _expand_pattern(path)
     raise ImageReadError(f"{path} is not there; wanted a folder, a file, or a pattern of files")
 
 
@@ -196,33 +298,33 @@ def _files_below(root):
     root = os.fspath(root)
     if not os.path.isdir(root):
         raise ImageReadError(f"{root} is not a folder")
-    found = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    files = _listed(found)
+    paths = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    files = _select_images(paths)
     if not files:
         raise ValueError(f"{root} holds no image files: none with a suffix that Pillow knows")
     return files
 
 
-def _listed(paths):
-    """Those that are taken for images, in the order of the parts of their paths."""
-    files = (path for path in paths if os.path.isfile(path) and _is_listed(path))
+def _select_images(paths):
+    """Select the image files, sorted by the parts of their paths."""
+    files = (path for path in paths if os.path.isfile(path) and _is_image_file(path))
     return sorted(files, key=lambda path: path.replace(os.sep, "\0"))
 
 
-def _is_listed(path):
+def _is_image_file(path):
     suffix = os.path.splitext(path)[1].lower()
     return suffix in decoding.suffixes() if suffix else decoding.is_image(path)
 
 
 def _is_pattern(path):
-    return any(sign in path for sign in _WILD)
+    return any(wildcard in path for wildcard in _WILDCARDS)
 
 
-def _matches(pattern):
-    files = _listed(glob.glob(pattern, recursive=True))
+def _expand_pattern(pattern):
+    files = _select_images(glob.glob(pattern, recursive=True))
     if not files:
         raise ImageReadError(f"no image files match {pattern}")
     return files
@@ -235,16 +337,16 @@ def _holds_patterns(X):
     return any(isinstance(x, (str, Path)) and _is_pattern(str(x)) for x in X)
 
 
-def _with_patterns_expanded(X):
+def _expand_patterns(X):
     expanded = []
     for x in X:
-        wild = isinstance(x, (str, Path)) and _is_pattern(str(x)) and not os.path.exists(x)
-        expanded += _matches(str(x)) if wild else [x]
+        is_pattern = isinstance(x, (str, Path)) and _is_pattern(str(x)) and not os.path.exists(x)
+        expanded += _expand_pattern(str(x)) if is_pattern else [x]
     return expanded
 
 
-def _stored_array(path):
-    """The array of a .npy file, mapped; of a .npz file "images" or the only one."""
+def _load_array(path):
+    """Map the array of a .npy file; load "images" or the only array of a .npz file."""
     try:
         if path.lower().endswith(".npy"):
             return np.lib.format.open_memmap(path, mode="r")
@@ -252,7 +354,7 @@ def _stored_array(path):
             names = arrays.files
             if "images" in names or len(names) == 1:
                 return arrays["images" if "images" in names else names[0]]
-    except Exception as error:  # NumPy and zipfile raise whatever broken bytes led them to
+    except Exception as error:  # broken bytes can make NumPy and zipfile raise any exception
         reason = str(error) or type(error).__name__
         raise ImageReadError(f"cannot read {path} as a file of NumPy: {reason}") from error
     raise ValueError(
@@ -268,21 +370,21 @@ def _has_any(X, *names):
 
 
 def _is_dataset(X):
-    """Whether X is map-style, and nothing that has a meaning of its own."""
+    """Check whether X is a map-style data set, and no list, array or table."""
     if isinstance(X, (list, tuple, bytes, Tensor)) or _has_any(X, "shape", "__array__", "iloc"):
         return False
     return hasattr(X, "__len__") and hasattr(X, "__getitem__")
 
 
 def _is_list_of_items(X):
-    """Whether X is what scikit-learn makes of a data set when it takes a part of it."""
+    """Check whether X is a list of items, which scikit-learn makes of a subset of a data set."""
     if not isinstance(X, list) or not X or not isinstance(X[0], (tuple, Mapping)):
         return False
     return _is_image(_image_of(X[0]))
 
 
-def _image_column(dataset):
-    """A Hugging Face data set without its other columns."""
+def _select_image_column(dataset):
+    """Drop the other columns of a Hugging Face data set."""
     columns = [n for n, kind in dataset.features.items() if type(kind).__name__ == "Image"]
     if len(columns) != 1:
         raise ValueError(
@@ -292,7 +394,7 @@ def _image_column(dataset):
     return dataset.select_columns(columns)
 
 
-def _of_dataset(dataset):
+def _expand_dataset(dataset):
     first = _first_image(dataset)
     if isinstance(first, (np.ndarray, Tensor)):
         lazy = DatasetArrays(dataset, tuple(first.shape))
@@ -307,17 +409,17 @@ def _of_dataset(dataset):
 
 
 def _first_image(dataset):
-    """The image of the first item that can be read; PIL's kind if there is none."""
+    """Return the image of the first item that can be read; a PIL image if there is none."""
     for i in range(len(dataset)):
-        with contextlib.suppress(Exception):  # of the user's code; raised when images are read
+        with contextlib.suppress(Exception):  # errors are raised later, when images are read
             return _image_of(dataset[i])
     return Image.Image()
 
 
 def _image_of(item):
-    """The image in an item of a data set."""
+    """Return the image in an item of a data set, or the item itself."""
     if isinstance(item, Mapping):
-        if item.keys() == {"bytes", "path"}:  # Hugging Face's form of an image not yet decoded
+        if item.keys() == {"bytes", "path"}:  # an undecoded image of a Hugging Face data set
             return item["path"] if item["bytes"] is None else Image.open(io.BytesIO(item["bytes"]))
         images = [v for v in item.values() if _is_image(v) and not isinstance(v, str)]
         images += [v for v in item.values() if isinstance(v, Mapping)]

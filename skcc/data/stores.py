@@ -1,12 +1,10 @@
-"""Samples, held once or read when they are needed, and handed out in batches.
-
-A store knows which images of X are not among its samples because they could not be read. It knows
-neither what X was nor what becomes of a batch.
-"""
+"""Stores hold the samples in memory, or read them when they are needed, and hand out batches."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,113 +12,102 @@ from torch import Tensor
 
 from skcc import distributed
 from skcc.data import cache, decoding
+from skcc.data.sources import FileIdentity
+from skcc.exceptions import ImageReadError
 
 RESIDENT_SHARE = 0.4  # of the free memory of a device; the rest is for training
-_BLOCK = 2**22  # bytes of pixels on their way to a file, if 64 images fill no more
-_LARGE_BLOCK = 2**26  # bytes that are decoded into memory before failures are looked at
+_FILE_BLOCK = 2**22  # bytes of pixels that are decoded before they are written to a file
+_MEMORY_BLOCK = 2**26  # bytes of pixels that are decoded before failures are removed
+_MIN_BLOCK = 64  # images that are decoded together, however large they are
 
 
-class Store:
-    """Samples that are held once, and handed out in batches.
+class SampleStore(ABC):
+    """Samples that are handed out in batches.
 
-    Parameters
-    ----------
-    samples : Tensor of shape (n, h, w, c) and dtype uint8, or (n, d) and dtype float32
-        Read, never written.
-
-    invalid : dict of int to str, default=None
-        Images of X that could not be read, and why; they are not among the samples.
+    Training and inference use this interface. `invalid` maps the index in X of each image that
+    could not be read to the reason.
     """
 
-    def __init__(self, samples: Tensor, invalid: Mapping[int, str] | None = None):
-        self.samples = samples
-        self.invalid = dict(invalid or {})
+    invalid: dict[int, str]
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self.samples)
+        """Return the number of samples."""
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return tuple(self.samples.shape[1:])
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
-        """Where batches are."""
-        return self.samples.device
-
-    def to(self, device: torch.device) -> "Store":
-        """The same samples on a device.
-
-        Parameters
-        ----------
-        device : torch.device
-            Where batches are needed.
-
-        Returns
-        -------
-        store : Store
-            Itself if the samples are there already; a `HostStore` if they would fill more than
-            two fifths of the memory that is free on a CUDA device.
-        """
-        if self.samples.device == device:
-            return self
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if self.samples.nbytes > RESIDENT_SHARE * free:
-                return HostStore(self.samples, self.invalid)
-        return Store(self.samples.to(device), self.invalid)
+        """Device of the batches that `batch` returns."""
 
     @property
+    @abstractmethod
     def n_images(self) -> int:
-        """Images of X, whether they could be read or not."""
-        return len(self) + len(self.invalid)
+        """Number of images of X, including those that could not be read."""
 
     @property
+    @abstractmethod
     def sample_indices(self) -> np.ndarray:
-        """Which image of X each sample is."""
-        places = np.arange(self.n_images)
-        return np.delete(places, list(self.invalid)) if self.invalid else places
+        """Index in X of each sample, an array of shape (n,)."""
 
+    @abstractmethod
     def scatter_to_input(self, rows: np.ndarray, fill: float) -> np.ndarray:
-        """Results for samples as results for X.
+        """Arrange results for samples in the order of X.
 
         Parameters
         ----------
         rows : ndarray of shape (n, ...)
-            One per sample.
+            One row per sample; may be overwritten.
 
         fill : float
-            What images get that could not be read.
+            Value for images that could not be read.
 
         Returns
         -------
-        rows : ndarray of shape (n_X, ...)
-            One per image of X.
+        rows : ndarray of shape (n_images, ...)
+            One row per image of X.
         """
-        if not self.invalid:
-            return rows
-        whole = np.full((self.n_images, *rows.shape[1:]), fill, rows.dtype)
-        whole[self.sample_indices] = rows
-        return whole
 
+    @abstractmethod
+    def to(self, device: torch.device) -> "SampleStore":
+        """Move the samples to a device.
+
+        Parameters
+        ----------
+        device : torch.device
+            Device on which batches are needed.
+
+        Returns
+        -------
+        store : SampleStore
+            The store itself if the samples are there already; a `HostStore` if they would fill
+            more than two fifths of the free memory of a CUDA device.
+        """
+
+    @abstractmethod
     def batch(self, index: Tensor) -> Tensor:
-        """Some samples.
+        """Select samples.
 
         Parameters
         ----------
         index : Tensor of shape (b,)
-            Which, on the device of the samples.
+            Indices of samples, on the device of the store.
 
         Returns
         -------
         batch : Tensor of shape (b, ...)
-            A copy.
+            Copy of the samples.
         """
-        return self.samples.index_select(0, index)
 
-    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
-        """Hand out batches for training.
+    @abstractmethod
+    def stream(
+        self, order: Sequence[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over batches for training.
 
         Parameters
         ----------
@@ -128,18 +115,16 @@ class Store:
             Indices of the samples of each batch, on the CPU.
 
         device : torch.device
-            Where batches are needed.
+            Device on which batches are needed.
 
         Yields
         ------
         index : Tensor of shape (b,)
-            Which samples these are, on the device.
+            Indices of the samples, on the device.
 
         batch : Tensor of shape (b, ...)
-            The samples, on the device.
+            Samples, on the device.
         """
-        for index in torch.stack(tuple(order)).to(device):
-            yield index, self.batch(index)
 
     def sweep(
         self,
@@ -149,8 +134,8 @@ class Store:
     ) -> Iterator[Tensor]:
         """Apply a function to samples, in order, in batches of one fixed size.
 
-        The last batch is filled up with its own last sample, so that what a sample gives does
-        not depend on how many others come along.
+        The last batch is padded with its last sample, so the result for a sample does not depend
+        on the number of samples.
 
         Parameters
         ----------
@@ -161,12 +146,12 @@ class Store:
             Samples per call.
 
         part : range, default=None
-            Which samples; None means all.
+            Indices of the samples; None means all.
 
         Yields
         ------
         rows : Tensor of shape (b, ...)
-            Results for the next `batch_size` samples, or for those that are left.
+            Results for the next `batch_size` samples, or for the remaining ones.
         """
         part = range(len(self)) if part is None else part
         for start in range(part.start, part.stop, batch_size):
@@ -176,87 +161,170 @@ class Store:
             yield rows[: part.stop - start]
 
 
-class HostStore(Store):
-    """Samples that stay on the host, and are sent to a CUDA device batch by batch.
+class _TensorStore(SampleStore):
+    """Base of the stores that hold their samples in one tensor."""
+
+    def __init__(self, samples: Tensor, invalid: Mapping[int, str] | None = None):
+        self.samples = samples
+        self.invalid = dict(invalid or {})
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.samples.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        return self.samples.device
+
+    @property
+    def n_images(self) -> int:
+        return len(self) + len(self.invalid)
+
+    @property
+    def sample_indices(self) -> np.ndarray:
+        indices = np.arange(self.n_images)
+        return np.delete(indices, list(self.invalid)) if self.invalid else indices
+
+    def scatter_to_input(self, rows: np.ndarray, fill: float) -> np.ndarray:
+        if not self.invalid:
+            return rows
+        scattered = np.full((self.n_images, *rows.shape[1:]), fill, rows.dtype)
+        scattered[self.sample_indices] = rows
+        return scattered
+
+    def to(self, device: torch.device) -> SampleStore:
+        if self.samples.device == device:
+            return self
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.samples.nbytes > RESIDENT_SHARE * free:
+                return HostStore(self.samples, self.invalid)
+        return Store(self.samples.to(device), self.invalid)
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.samples.index_select(0, index)
+
+
+class Store(_TensorStore):
+    """Samples in one tensor, on the device on which they are used.
 
     Parameters
     ----------
-    samples : Tensor of shape (n, ...)
-        On the CPU.
+    samples : Tensor of shape (n, h, w, c) and dtype uint8, or (n, d) and dtype float32
+        Images or vectors; never written to.
 
     invalid : dict of int to str, default=None
-        Images of X that could not be read, and why; they are not among the samples.
+        Reasons by index in X of the images that could not be read and are not among the samples.
     """
 
-    def stream(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple]:
-        # Each batch is on its way, on a stream of its own, while the one before is in use.
-        copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+    def stream(
+        self, order: Sequence[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.stack(tuple(order)).to(device):
+            yield index, self.batch(index)
+
+
+class HostStore(_TensorStore):
+    """Samples that stay in host memory and are sent to a CUDA device batch by batch.
+
+    Parameters
+    ----------
+    samples : Tensor of shape (n, h, w, c) and dtype uint8, or (n, d) and dtype float32
+        Images or vectors on the CPU; never written to.
+
+    invalid : dict of int to str, default=None
+        Reasons by index in X of the images that could not be read and are not among the samples.
+    """
+
+    def stream(
+        self, order: Sequence[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        # Each batch is copied on a stream of its own while the previous one is in use.
+        copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
         def send(index):
-            both = index, self.batch(index)
-            if copying is None:
-                return both, None
-            with torch.cuda.stream(copying):
-                both = tuple(t.pin_memory().to(device, non_blocking=True) for t in both)
-                return both, copying.record_event()
+            tensors = index, self.batch(index)
+            if copy_stream is None:
+                return tensors, None
+            with torch.cuda.stream(copy_stream):
+                tensors = tuple(t.pin_memory().to(device, non_blocking=True) for t in tensors)
+                return tensors, copy_stream.record_event()
 
-        on_its_way = None
+        pending = None
         for index in order:
-            ready, on_its_way = on_its_way, send(index)
+            ready, pending = pending, send(index)
             if ready is not None:
-                yield _arrived(*ready)
-        yield _arrived(*on_its_way)
+                yield _wait_for_copy(*ready)
+        yield _wait_for_copy(*pending)
 
 
-def _arrived(both, sent):
-    """What was sent, once the stream in use has been told to wait for it alone."""
-    if sent is not None:
-        current = torch.cuda.current_stream()
-        current.wait_event(sent)
-        for tensor in both:
-            tensor.record_stream(current)
-    return both
+def _wait_for_copy(tensors, copied):
+    """Make the current CUDA stream wait for a copy; return the tensors."""
+    if copied is not None:
+        stream = torch.cuda.current_stream()
+        stream.wait_event(copied)
+        for tensor in tensors:
+            tensor.record_stream(stream)
+    return tensors
 
 
-def tensor_from_numpy(array: np.ndarray) -> Tensor:
-    """A tensor on the same memory, also where that may not be written.
+class Reader(ABC):
+    """Images that a `SourceStore` reads by index."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def identity(self) -> FileIdentity | None:
+        """Identify the images, so that they are found in the cache.
+
+        Returns
+        -------
+        identity : FileIdentity or None
+            None if the images cannot be recognised later.
+        """
+
+    @abstractmethod
+    def read_into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
+        """Read images into the rows of an array.
+
+        Parameters
+        ----------
+        index : sequence of int
+            Indices of the images.
+
+        out : ndarray of shape (len(index), height, width, channels) and dtype uint8
+            Array to write to.
+
+        Returns
+        -------
+        failures : dict of int to ImageReadError
+            Errors by index of the images that could not be read.
+        """
+
+
+class SourceStore(SampleStore):
+    """Images that are read batch by batch, so that memory does not grow with their number.
+
+    An image that cannot be read is black, and listed in `invalid` from then on.
 
     Parameters
     ----------
-    array : ndarray
-        Copied only if it runs backwards.
-
-    Returns
-    -------
-    tensor : Tensor
-        To be read only.
-    """
-    if any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-class SourceStore(Store):
-    """Samples that are read batch by batch, so that memory does not grow with them.
-
-    What cannot be read is black, and listed in `invalid` from then on.
-
-    Parameters
-    ----------
-    reader : object
-        Has ``__len__``, ``into(index, out)``, which fills rows of an array and returns the failures
-        by index, and ``identity()`` as in `skcc.sources.identity`.
+    reader : Reader
+        Images to read.
 
     shape : tuple of int
-        Shape of one sample.
+        Shape of one sample, ``(height, width, channels)``.
 
     on_error : {"raise", "warn"}
-        Whether the first failure is raised, or all are noted.
+        Whether an image that cannot be read is an error, or is listed in `invalid`.
     """
 
-    def __init__(self, reader, shape: tuple[int, ...], on_error: str):
+    def __init__(self, reader: Reader, shape: tuple[int, ...], on_error: str):
         self._reader, self._shape, self._on_error = reader, tuple(shape), on_error
         self.invalid: dict[int, str] = {}
 
@@ -265,206 +333,241 @@ class SourceStore(Store):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
         return self._shape
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
         return torch.device("cpu")
 
     @property
     def n_images(self) -> int:
-        """Images of X, whether they could be read or not."""
         return len(self)
 
     @property
     def sample_indices(self) -> np.ndarray:
-        """Which image of X each sample is."""
         return np.arange(len(self))
 
     def scatter_to_input(self, rows: np.ndarray, fill: float) -> np.ndarray:
         rows[list(self.invalid)] = fill
         return rows
 
-    def to(self, device: torch.device) -> Store:
+    def to(self, device: torch.device) -> SampleStore:
         return self.read().to(device)
 
     def batch(self, index: Tensor) -> Tensor:
-        once, back = index.unique(return_inverse=True)
-        return torch.from_numpy(self._pixels(once.tolist()))[back]
+        distinct, inverse = index.unique(return_inverse=True)
+        return torch.from_numpy(self._read_pixels(distinct.tolist()))[inverse]
+
+    def stream(
+        self, order: Sequence[Tensor], device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in order:
+            yield index.to(device), self.batch(index).to(device)
+
+    # -- all images at once -----------------------------------------------------------------
 
     def read(self, cache_dir: str | Path | None = None) -> Store:
-        """Read all of them.
+        """Read all images.
 
         Parameters
         ----------
         cache_dir : str or Path, default=None
-            Folder where they are kept. None keeps them in memory.
+            Folder in which decoded images are kept. None keeps them in memory.
 
         Returns
         -------
         store : Store
-            Holds those that could be read.
+            Images that could be read.
 
         Raises
         ------
         ImageReadError
-            If one cannot be read and that is not allowed, or if none can.
+            If an image cannot be read and `on_error` is "raise", or if none can.
 
         OSError
-            If the folder cannot be written to, or its disk is full; nothing is left there then.
+            If the folder cannot be written to, or its disk is full. No file is left behind.
 
         MemoryError
-            If they do not fit into memory.
+            If the images do not fit into memory.
         """
         if cache_dir is None:
             return self._read_into_memory()
-        found = self.cached(cache_dir)
-        if distributed.all_ranks(found is not None):
-            return found
+        cached = self.cached(cache_dir)
+        if distributed.all_ranks(cached is not None):
+            return cached
         try:
             return self._read_into_file(cache_dir)
         except OSError as error:
-            if error.errno is None:  # an image, and not the disk
+            if error.errno is None:  # raised for an image, not for the disk
                 raise
             raise type(error)(
                 error.errno,
-                f"decoded images cannot be kept, {self._amount()}: {error.strerror}. Make room, or "
-                "give another cache_dir, or None to hold them in memory",
+                f"decoded images cannot be kept, {self._describe_size()}: {error.strerror}. Make "
+                "room, or give another cache_dir, or None to hold them in memory",
                 str(cache_dir),
             ) from error
 
-    def _amount(self):
-        n_bytes = len(self) * int(np.prod(self.shape))
-        return f"{len(self):,} of shape {self.shape} or {n_bytes / 2**20:,.0f} MiB"
+    def cached(self, cache_dir: str | Path) -> Store | None:
+        """Load all images from a folder of decoded images.
+
+        Parameters
+        ----------
+        cache_dir : str or Path
+            Folder in which decoded images are kept.
+
+        Returns
+        -------
+        store : Store or None
+            Images that could be read. None if the folder does not hold these images in their
+            present state, or if one that could not be read then can be read now.
+        """
+        entry = self._cache_entry(cache_dir)
+        content = None if entry is None else cache.load_pixels(*entry)
+        if content is None:
+            return None
+        pixels, invalid = content
+        if pixels.shape[1:] != self.shape or len(pixels) + len(invalid) != len(self):
+            return None
+        self._read_pixels(list(invalid))  # try again what could not be read
+        if self.invalid.keys() != invalid.keys():
+            return None
+        return Store(tensor_from_numpy(pixels), invalid)
 
     def _read_into_memory(self):
         try:
             samples = np.zeros((len(self), *self.shape), dtype=np.uint8)
         except MemoryError as error:
             raise MemoryError(
-                f"decoded images do not fit into memory, {self._amount()}: cache_dir keeps them in "
-                "a file, a smaller image_size takes less"
+                f"decoded images do not fit into memory, {self._describe_size()}: cache_dir keeps "
+                "them in a file, a smaller image_size takes less"
             ) from error
-        filled = 0
-        for index in self._runs(_LARGE_BLOCK):
-            filled += len(self._readable(index, samples[filled : filled + len(index)]))
-        return Store(torch.from_numpy(samples[:filled]), self.invalid)
+        n_read = 0
+        for index in self._index_blocks(_MEMORY_BLOCK):
+            n_read += len(self._read_block(index, samples[n_read : n_read + len(index)]))
+        return Store(torch.from_numpy(samples[:n_read]), self.invalid)
 
     def _read_into_file(self, cache_dir):
         self.invalid.clear()
-        named = self._file(cache_dir)
-        if named is None:
-            pixels = cache.nameless_pixels(Path(cache_dir), self._blocks)
+        entry = self._cache_entry(cache_dir)
+        if entry is None:
+            pixels = cache.temporary_pixels(Path(cache_dir), self._blocks)
         else:
-            pixels = self._into_cache(cache_dir, named)
+            pixels = self._read_into_cache(entry)
         return Store(tensor_from_numpy(pixels), self.invalid)
 
-    def _into_cache(self, cache_dir, named):
-        """Of several processes of a machine one writes; all map the same file."""
+    def _read_into_cache(self, entry):
+        """Write the pixels on one rank per machine; map the same file on all ranks."""
+        folder = entry.path.parent
 
         def unchanged():
-            return distributed.all_ranks(self._file(cache_dir) == named)
+            return distributed.all_ranks(self._cache_entry(folder) == entry)
 
-        writes = distributed.is_local_rank_zero()
-        if writes:
-            pixels = cache.save_pixels(*named, self._blocks, self.invalid, unchanged)
+        if distributed.is_local_rank_zero():
+            pixels = cache.save_pixels(*entry, self._blocks, self.invalid, unchanged)
         else:
-            for _ in self._blocks():
+            for _ in self._blocks():  # decode this rank's part for the rank that writes
                 pass
-            pixels = None if unchanged() else cache.nameless_pixels(Path(cache_dir), self._blocks)
-        distributed.all_gather_object(None)  # the file is there now
-        if pixels is None:
-            found = cache.load_pixels(*named)
-            if found is None:
-                raise OSError(f"{named[0]} cannot be read back; another process of this machine "
-                              "wrote it")  # fmt: skip
-            pixels = found[0]
-        return pixels
+            pixels = None if unchanged() else cache.temporary_pixels(folder, self._blocks)
+        distributed.all_gather_object(None)  # wait until the file is written
+        if pixels is not None:
+            return pixels
+        content = cache.load_pixels(*entry)
+        if content is None:
+            raise OSError(
+                f"{entry.path} cannot be read back; another process of this machine wrote it"
+            )
+        return content[0]
 
-    def cached(self, cache_dir: str | Path) -> Store | None:
-        """All of them, if a folder holds them as they are now.
-
-        Parameters
-        ----------
-        cache_dir : str or Path
-            The folder.
-
-        Returns
-        -------
-        store : Store or None
-            Holds those that could be read. None also if an image can be read today that could not
-            be when the file was written.
-        """
-        named = self._file(cache_dir)
-        found = None if named is None else cache.load_pixels(*named)
-        if found is None:
-            return None
-        pixels, invalid = found
-        if pixels.shape[1:] != self.shape or len(pixels) + len(invalid) != len(self):
-            return None
-        self._pixels(list(invalid))
-        return Store(tensor_from_numpy(pixels), invalid) if self.invalid.keys() == invalid.keys() else None
-
-    def _file(self, cache_dir):
-        """Name of the file in the cache, and what must have gone into it."""
-        names = self._reader.identity()
-        if names is None:
+    def _cache_entry(self, cache_dir):
+        """Return path and key of these images in the cache; None if they have no identity."""
+        files = self._reader.identity()
+        if files is None:
             return None
         shape = "x".join(map(str, self.shape))
-        return Path(cache_dir) / f"{names[0]}-{shape}.pixels", f"{decoding.version()} {names[1]}"
+        path = Path(cache_dir) / f"{files.paths}-{shape}.pixels"
+        return _CacheEntry(path, f"{decoding.version()} {files.state}")
 
-    def _pixels(self, index):
-        pixels = np.zeros((len(index), *self.shape), dtype=np.uint8)
-        self._fill(pixels, index)
-        return pixels
+    def _describe_size(self):
+        n_bytes = len(self) * int(np.prod(self.shape))
+        return f"{len(self):,} of shape {self.shape} or {n_bytes / 2**20:,.0f} MiB"
 
-    def _fill(self, pixels, index):
-        failures = self._reader.into(index, pixels)
-        if failures and self._on_error == "raise":
-            raise decoding.first_failure(failures)
-        self.invalid |= {i: str(error) for i, error in failures.items()}
+    # -- blocks of images -------------------------------------------------------------------
 
-    def _fill_together(self, pixels, index):
-        mine = distributed.rank_slice(len(index))
-        own = pixels[mine.start : mine.stop]
-        with distributed.raise_on_all_ranks():
-            failures = self._reader.into(index[mine.start : mine.stop], own)
-        pixels[:] = distributed.all_gather_rows(torch.from_numpy(own), len(index)).numpy()
-        failures = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
-        if failures and self._on_error == "raise":
-            raise decoding.first_failure(
-                {i: decoding.ImageReadError(why) for i, why in failures.items()}
-            )
-        self.invalid |= failures
+    def _blocks(self):
+        """Iterate over the pixels of the images that can be read."""
+        for index in self._index_blocks(_FILE_BLOCK):
+            yield self._read_block(index, self._black_images(len(index)))
 
-    def _readable(self, index, pixels):
-        """Fill pixels with the images that can be read, without gaps; return that part.
-
-        Several processes read a part each.
-        """
-        if distributed.world_size() == 1:
-            self._fill(pixels, index)
-        else:
-            self._fill_together(pixels, index)
-        good = [at for at, i in enumerate(index) if i not in self.invalid]
-        for to, at in enumerate(good):
-            if to != at:
-                pixels[to] = pixels[at]
-        return pixels[: len(good)]
-
-    def _runs(self, n_bytes):
-        """All indices, in runs; an error at the end if no image could be read."""
+    def _index_blocks(self, n_bytes):
+        """Iterate over ranges of indices; raise an error at the end if no image could be read."""
         self.invalid.clear()
-        step = max(64, n_bytes // int(np.prod(self.shape)))
+        step = max(_MIN_BLOCK, n_bytes // int(np.prod(self.shape)))
         for start in range(0, len(self), step):
             yield range(start, min(len(self), start + step))
         if len(self.invalid) == len(self):
             raise decoding.none_could_be_read(self.invalid)
 
-    def _blocks(self):
-        """Pixels of those that can be read, in order."""
-        for index in self._runs(_BLOCK):
-            pixels = np.zeros((len(index), *self.shape), dtype=np.uint8)
-            yield self._readable(index, pixels)
+    def _read_block(self, index, pixels):
+        """Read images on all ranks together; return the rows that could be read, without gaps."""
+        if distributed.world_size() == 1:
+            self._fill(pixels, index)
+        else:
+            self._fill_on_all_ranks(pixels, index)
+        valid = [row for row, i in enumerate(index) if i not in self.invalid]
+        for target, row in enumerate(valid):
+            if target != row:
+                pixels[target] = pixels[row]
+        return pixels[: len(valid)]
+
+    def _read_pixels(self, index):
+        pixels = self._black_images(len(index))
+        self._fill(pixels, index)
+        return pixels
+
+    def _black_images(self, n):
+        return np.zeros((n, *self.shape), dtype=np.uint8)
+
+    def _fill(self, pixels, index):
+        self._record(self._reader.read_into(index, pixels))
+
+    def _fill_on_all_ranks(self, pixels, index):
+        part = distributed.rank_slice(len(index))
+        own = pixels[part.start : part.stop]
+        with distributed.raise_on_all_ranks():
+            failures = self._reader.read_into(index[part.start : part.stop], own)
+        pixels[:] = distributed.all_gather_rows(torch.from_numpy(own), len(index)).numpy()
+        reasons = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
+        self._record({i: ImageReadError(reason) for i, reason in reasons.items()})
+
+    def _record(self, failures):
+        """Raise the first failure, or list all in `invalid`."""
+        if failures and self._on_error == "raise":
+            raise decoding.first_failure(failures)
+        self.invalid |= {i: str(error) for i, error in failures.items()}
+
+
+class _CacheEntry(NamedTuple):
+    """Where pixels are cached, and what they are made from."""
+
+    path: Path
+    key: str
+
+
+def tensor_from_numpy(array: np.ndarray) -> Tensor:
+    """Make a tensor that shares the memory of an array, even if it is read-only.
+
+    Parameters
+    ----------
+    array : ndarray
+        Array; copied only if it has negative strides.
+
+    Returns
+    -------
+    tensor : Tensor
+        Must not be written to.
+    """
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -15,18 +15,7 @@ _N_COMPONENTS = 50  # principal components from which the graphs of neighbours a
 
 
 def pixels(images) -> np.ndarray:
-    """Return images as rows of pixels.
-
-    Parameters
-    ----------
-    images : array-like, tensor, str, Path or list
-        As for the estimators' `fit`. Files are scaled down to at most 32 pixels on the short side.
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, height * width * channels)
-        Values between 0 and 1, float32.
-    """
+    """Return images as rows of pixels."""
     store, _ = data.read(images, side=lambda short: min(short, MAX_SIDE))
     return store.samples.flatten(1).numpy().astype(np.float32) / 255
 

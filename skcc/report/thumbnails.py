@@ -28,29 +28,6 @@ def encode_thumbnails(
     Thumbnails have the channels and, between 1:2 and 2:1, the aspect ratio of the images that the
     estimator sees. They are not enlarged beyond the typical size of the files. If all of them
     together take more than `MAX_TOTAL_CHARACTERS`, all are scaled down until they fit.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        Image files.
-
-    image_shape : tuple of (int, int, int)
-        Height, width and channels of the images that the estimator sees.
-
-    requests : sequence of (sequence of int, int)
-        Indices into `files`, and the length of the short side of their thumbnails in pixels. The
-        typical size of the files is estimated from the first request.
-
-    n_jobs : int, default=None
-        Number of threads that decode the files.
-
-    Returns
-    -------
-    thumbnails : list of dict of int to str or None
-        The data URI of each index, for each request; None if the file cannot be read.
-
-    shape : tuple of (int, int)
-        Height and width of the thumbnails of the first request in pixels, before scaling down.
     """
     max_side = _typical_short_side([files[index] for index in requests[0][0]])
     shapes = [_shape(image_shape, min(side, max_side)) for _, side in requests]

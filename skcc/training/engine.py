@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skcc import distributed
 from skcc.augment import Views
-from skcc.data import Store
+from skcc.data import SampleStore
 from skcc.exceptions import TrainingInterruptedWarning, warn
 from skcc.objective import Epoch, Objective
 from skcc.rng import epoch_generator, private_rng, seed_global_rng
@@ -55,7 +55,7 @@ class Training:
     objective : Objective
         Trained in place, on the device where it is.
 
-    store : Store
+    store : SampleStore
         The samples, on the same device or such that they stream to it.
 
     views : Views
@@ -97,7 +97,7 @@ class Training:
         Called after each epoch with the mean loss terms of all epochs so far and the seconds of
         the last one. Training stops if it returns True.
 
-    unlabeled : Store or None, default=None
+    unlabeled : SampleStore or None, default=None
         Samples that are not to be clustered; they go through ``objective.unlabeled``.
 
     checkpoint : Checkpoint or None, default=None
@@ -113,7 +113,7 @@ class Training:
     """
 
     objective: Objective
-    store: Store
+    store: SampleStore
     views: Views
     _: KW_ONLY
     epochs: int
@@ -127,7 +127,7 @@ class Training:
     global_rng: bool = False
     begin: Callable[[], None] | None = None
     report: Callable[[list[dict[str, float]], float], bool] | None = None
-    unlabeled: Store | None = None
+    unlabeled: SampleStore | None = None
     checkpoint: Checkpoint | None = None
     cuda_graphs: bool = False
     sync_batchnorm: bool = True
@@ -279,7 +279,7 @@ class Training:
         )
 
 
-def train(objective: Objective, store: Store, views: Views, **settings) -> Result:
+def train(objective: Objective, store: SampleStore, views: Views, **settings) -> Result:
     """Minimise the sum of an objective's loss terms.
 
     An epoch is a pass over the unlabeled samples, if there are any, and then one over those to be
@@ -295,7 +295,7 @@ def train(objective: Objective, store: Store, views: Views, **settings) -> Resul
     objective : Objective
         Trained in place, on the device where it is.
 
-    store : Store
+    store : SampleStore
         The samples, on the same device or such that they stream to it.
 
     views : Views
@@ -336,7 +336,7 @@ def train(objective: Objective, store: Store, views: Views, **settings) -> Resul
 
 
 def finish(
-    objective: Objective, store: Store, views: Views, *, epochs: int, seed: int, dtype: torch.dtype
+    objective: Objective, store: SampleStore, views: Views, *, epochs: int, seed: int, dtype: torch.dtype
 ) -> None:
     """Do what follows the last epoch; the objective can then predict.
 
@@ -345,7 +345,7 @@ def finish(
     objective : Objective
         Trained; changed in place.
 
-    store : Store
+    store : SampleStore
         The samples it was trained on.
 
     views : Views
@@ -440,7 +440,7 @@ class EpochPass:
 
     Parameters
     ----------
-    store : Store
+    store : SampleStore
         The samples.
 
     views : Views

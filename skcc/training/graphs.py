@@ -13,29 +13,13 @@ class GraphedStep:
 
     The first calls run eagerly, so that libraries choose their kernels and the optimizer allocates
     its state. All calls must have arguments of the same shapes.
-
-    Parameters
-    ----------
-    step : callable
-        From tensors to a dict of loss terms; without a host-device sync.
     """
 
     def __init__(self, step: Callable[..., dict[str, Tensor]]):
         self._step, self._calls, self._graph = step, 0, None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Run the step.
-
-        Parameters
-        ----------
-        *inputs : Tensor
-            Arguments of the step, on the device.
-
-        Returns
-        -------
-        terms : dict of str to Tensor of shape ()
-            New tensors.
-        """
+        """Run the step."""
         self._calls += 1
         if self._calls <= WARM_UP_STEPS:
             return self._run_on_side_stream(inputs)

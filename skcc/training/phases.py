@@ -11,7 +11,7 @@ import torch
 
 from skcc.augment import Views
 from skcc.callbacks import Progress
-from skcc.data import Store
+from skcc.data import SampleStore
 from skcc.objective import Objective, Phase
 from skcc.rng import private_rng
 from skcc.training import engine
@@ -24,7 +24,7 @@ class Run:
 
     Parameters
     ----------
-    store : Store
+    store : SampleStore
         The samples.
 
     settings : dict of str to object
@@ -39,7 +39,7 @@ class Run:
     seed : int
         Phase number i is seeded by ``seed + i``.
 
-    unlabeled : Store or None, default=None
+    unlabeled : SampleStore or None, default=None
         Samples that are not to be clustered.
 
     begin : callable, default=None
@@ -74,12 +74,12 @@ class Run:
         0 is silent.
     """
 
-    store: Store
+    store: SampleStore
     settings: dict
     augmentation: object
     device: torch.device
     seed: int
-    unlabeled: Store | None = None
+    unlabeled: SampleStore | None = None
     begin: Callable[[], None] | None = None
     report: Callable[[Callable[[], Objective], list[dict[str, float]], int], bool] | None = None
     identity: dict | None = None

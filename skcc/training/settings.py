@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from skcc.data import Store
+from skcc.data import SampleStore
 
 LEARNING_RATE = 3e-3  # peak of the one-cycle schedule
 
@@ -20,7 +20,7 @@ RUNTIME_PARAMETERS = frozenset({
 })  # fmt: skip
 
 
-def resolve_settings(estimator, store: Store, device: torch.device) -> dict[str, object]:
+def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dict[str, object]:
     """Resolve the parameters of an estimator that may be "auto".
 
     Parameters
@@ -28,7 +28,7 @@ def resolve_settings(estimator, store: Store, device: torch.device) -> dict[str,
     estimator : BaseDeepClusterer
         Its parameters are valid.
 
-    store : Store
+    store : SampleStore
         The training samples.
 
     device : torch.device
@@ -168,14 +168,14 @@ def backbone_name(shape: tuple[int, ...], device: torch.device) -> str:
     return "conv4" if device.type == "cpu" else "resnet18"
 
 
-def augmentation_name(store: Store) -> str:
+def augmentation_name(store: SampleStore) -> str:
     """Return the name of the default augmentation.
 
     Images of three or four channels are colour images, unless the first 256 have equal channels.
 
     Parameters
     ----------
-    store : Store
+    store : SampleStore
         The samples.
 
     Returns

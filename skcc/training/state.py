@@ -24,17 +24,6 @@ class TrainingState:
 
     Copying costs no more than a step of the optimizer, so it is done after every epoch; writing a
     file is not. So an epoch that fails can be repeated, and Ctrl-C loses no finished epoch.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint or None
-        Where the state is written.
-
-    objective : Objective
-        What is trained.
-
-    optimizers : mapping of str to torch.optim.Optimizer
-        By the names of the turns.
     """
 
     def __init__(
@@ -48,13 +37,7 @@ class TrainingState:
         self._repeated = None  # the epoch that was repeated; a training run has one such chance
 
     def restore(self) -> list[dict[str, float]]:
-        """Load the checkpoint, if there is one.
-
-        Returns
-        -------
-        history : list of dict
-            Of the epochs that are done.
-        """
+        """Load the checkpoint, if there is one."""
         state = None
         if self.checkpoint is not None:
             state = distributed.compute_on_rank_zero(self.checkpoint.load)
@@ -70,13 +53,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def save_on_exit(self, batch_size: int) -> Iterator[None]:
-        """Save the last finished epoch before an error, Ctrl-C or SIGTERM ends training.
-
-        Parameters
-        ----------
-        batch_size : int
-            For the message if memory runs out.
-        """
+        """Save the last finished epoch before an error, Ctrl-C or SIGTERM ends training."""
         try:
             with _raise_on_sigterm() if self.checkpoint else contextlib.nullcontext():
                 yield
@@ -98,26 +75,7 @@ class TrainingState:
     def run_with_retry(
         self, run_epoch: Callable[[int], dict[str, float]], epoch: int
     ) -> dict[str, float]:
-        """Run an epoch; once in a training run, repeat one whose loss or weights are not finite.
-
-        Parameters
-        ----------
-        run_epoch : callable
-            From the number of the attempt, 0 or 1, to the mean loss terms.
-
-        epoch : int
-            Counted from 0.
-
-        Returns
-        -------
-        terms : dict of str to float
-            Mean loss terms.
-
-        Raises
-        ------
-        FloatingPointError
-            If an epoch was repeated already.
-        """
+        """Run an epoch; once in a training run, repeat one whose loss or weights are not finite."""
         terms = run_epoch(0)
         fault = _describe_fault(terms, self.objective)
         if fault is None:
@@ -140,16 +98,7 @@ class TrainingState:
         )
 
     def update(self, history: list[dict[str, float]], *, is_last: bool) -> None:
-        """Copy the state after an epoch; write it if the last write is long ago.
-
-        Parameters
-        ----------
-        history : list of dict
-            Of the epochs that are done.
-
-        is_last : bool
-            Whether training ends here; then it is written in any case.
-        """
+        """Copy the state after an epoch; write it if the last write is long ago."""
         self._state = self._copy(history)
         self._is_saved = self.checkpoint is None or not distributed.is_rank_zero()
         if is_last or (self.checkpoint is not None and self.checkpoint.is_due()):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from skcc import distributed
-from skcc.data import Store
+from skcc.data import SampleStore
 
 INFERENCE_BATCH = 128
 
@@ -48,7 +48,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 def sweep(
     module: nn.Module,
-    store: Store,
+    store: SampleStore,
     function: Callable[[Tensor], Tensor],
     *,
     view: Callable[[Tensor, Tensor], Tensor],
@@ -64,7 +64,7 @@ def sweep(
     module : nn.Module
         Network that `function` uses; in evaluation mode during the sweep.
 
-    store : Store
+    store : SampleStore
         The samples.
 
     function : callable
