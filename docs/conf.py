@@ -1,8 +1,8 @@
 """How the site is built: `make docs`.
 
-Nothing comes from a network, neither when it is built nor when it is read. Two variables change it:
-``GALLERY=0`` shows the examples without running them, ``INTERSPHINX=1`` links to the pages of
-Python, NumPy, scikit-learn and torch, whose lists of names are fetched for that.
+Neither building nor reading the site needs a network. Two environment variables change the build:
+``GALLERY=0`` shows the examples without running them; ``INTERSPHINX=1`` fetches the inventories of
+Python, NumPy, scikit-learn and torch, and links to their pages.
 """
 
 import os
@@ -35,7 +35,7 @@ default_role = "py:obj"  # a name in single backticks is a link if it is ours
 nitpicky = False  # names of scikit-learn and torch stay plain where INTERSPHINX is off
 html_math_renderer = "mathml"
 
-# Pages are Markdown that reads as well where the repository is shown; docstrings are numpydoc.
+# Pages are Markdown that is also readable where the repository is hosted; docstrings are numpydoc.
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 autosummary_generate = True
@@ -45,7 +45,7 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_xref_param_type = False
 
-# Without these lists, links to other projects are plain text: no warning, and no waiting.
+# Without these inventories, references to other projects are plain text.
 if os.environ.get("INTERSPHINX") == "1":
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
@@ -55,10 +55,10 @@ if os.environ.get("INTERSPHINX") == "1":
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
     intersphinx_timeout = 10
-    suppress_warnings = ["intersphinx"]  # a list that cannot be had is no error
+    suppress_warnings = ["intersphinx"]  # an inventory that cannot be fetched is no error
 
-# The quickstart and examples named plot_* are run, one after the other; others, as those for
-# several processes, are shown. What has no title is a script and no page.
+# The quickstart and examples named plot_* are run. Others, such as the one for several processes,
+# are only shown. A script without a title gets no page.
 _untitled = [path.stem for path in (HOME / "examples").glob("*.py")
              if "\n===" not in path.read_text()[:300]]  # fmt: skip
 extensions.append("sphinx_gallery.gen_gallery")
@@ -83,7 +83,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "skcc"
 html_favicon = "static/favicon.svg"
-html_context = {"default_mode": "auto"}  # unsaid, the theme complains in the console
+html_context = {"default_mode": "auto"}  # without it the theme logs a warning in the console
 html_static_path = ["static"]
 html_css_files = ["skcc.css"]
 html_copy_source = False
@@ -104,8 +104,8 @@ html_sidebars = {"index": [], "changelog": [], "log": [], "api": ["sidebar-nav-b
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Of scikit-learn's methods those that say something about clustering; the docstrings of the rest
-# refer to pages of scikit-learn. Of torch and Python none.
+# Inherited methods of scikit-learn that are shown. The docstrings of the others refer to pages of
+# scikit-learn. Inherited methods of torch and Python are left out.
 _OF_SCIKIT_LEARN = {"fit_predict", "fit_transform", "get_feature_names_out"}
 
 
@@ -117,7 +117,7 @@ def _skip_member(app, what, name, thing, *_):
 
 
 def _files_are_pages(app, name, source):
-    """The README is the page "overview", and examples are pages of the gallery; links follow."""
+    """Put the README on the page "overview", and point links at pages of the site."""
     if name == "overview":
         source[0] = (HOME / "README.md").read_text().replace("](docs/", "](")
     links = {
@@ -130,6 +130,6 @@ def _files_are_pages(app, name, source):
 
 
 def setup(app):
-    """Connect what Sphinx asks while it reads pages and docstrings."""
+    """Connect the handlers of Sphinx events."""
     app.connect("autodoc-skip-member", _skip_member)
     app.connect("source-read", _files_are_pages)

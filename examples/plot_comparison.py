@@ -20,41 +20,43 @@ digits = load_digits()
 images, classes = digits.images, digits.target
 
 # %%
-# One face
-# --------
-# All three have ``n_clusters`` and ``fit_predict``. k-means wants rows of pixels, the other two
-# take the images. Fewer epochs than the default, to be done soon.
-found, seconds = {}, {}
+# One interface
+# -------------
+# All three have ``n_clusters`` and ``fit_predict``. k-means needs rows of pixels, the other two
+# take the images. The deep methods train for fewer epochs than by default, to save time.
+labels_of, seconds = {}, {}
 for name, model, X in [
     ("k-means", KMeans(10, n_init=10, random_state=0), images.reshape(len(images), -1)),
     ("CC", ContrastiveClustering(10, max_epochs=24, random_state=0), images),
     ("TCC", TwinContrastClustering(10, max_epochs=30, random_state=0), images),
 ]:
     started = time.perf_counter()
-    found[name] = model.fit_predict(X)
+    labels_of[name] = model.fit_predict(X)
     seconds[name] = time.perf_counter() - started
 
 # %%
 # Scores
 # ------
-# The accuracy is that of the best matching of clusters and classes, the other two need no
+# The accuracy is that of the best matching of clusters and classes; the other two scores need no
 # matching.
 print("          ACC    NMI    ARI    seconds")
-for name, labels in found.items():
+for name, labels in labels_of.items():
     acc = clustering_accuracy(classes, labels)
     nmi = normalized_mutual_info_score(classes, labels)
     ari = adjusted_rand_score(classes, labels)
     print(f"{name:8}  {acc:.3f}  {nmi:.3f}  {ari:.3f}  {seconds[name]:7.1f}")
 
 # %%
-# Who confuses what
-# -----------------
-# Rows are the digits, columns the clusters, each below the digit that it is matched with.
+# Which digits are confused
+# -------------------------
+# Rows are the digits. Columns are the clusters, in the order of the digits that they are matched
+# with.
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-for ax, (name, labels) in zip(axes, found.items(), strict=True):
+for ax, (name, labels) in zip(axes, labels_of.items(), strict=True):
     ClusterConfusionDisplay.from_predictions(classes, labels, ax=ax)
     ax.set_title(name)
 plt.show()
 
 # %%
-# One seed is no proof. ``skcc reproduce table --dataset digits --seeds 5`` runs more, in full.
+# One seed proves little. ``skcc reproduce table --dataset digits --seeds 5`` runs five, with the
+# default epochs.

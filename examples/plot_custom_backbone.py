@@ -22,10 +22,10 @@ digits = load_digits()
 # %%
 # The network
 # -----------
-# From (n, channels, height, width) to (n, d); the width d is found by asking the network.
-# Images of digits have one channel and 8 x 8 pixels, and would be resized by ``image_size``.
+# It maps (n, channels, height, width) to (n, d); the width d is found by a forward pass. Images of
+# digits have one channel and 8 x 8 pixels; ``image_size`` would resize them.
 #
-# Its first weights are drawn here, by torch and not by ``random_state``.
+# Its initial weights are drawn here, so they do not depend on ``random_state``.
 torch.manual_seed(0)
 network = nn.Sequential(
     nn.Conv2d(1, 24, 5, padding=2, bias=False),
@@ -40,9 +40,9 @@ network = nn.Sequential(
 )
 
 # %%
-# The estimator copies it, as scikit-learn's estimators leave their parameters alone:
-# ``network`` itself is not trained, and one of yours that is trained already is where training
-# begins.
+# Estimators of scikit-learn do not change their parameters. So the estimator trains a copy, and
+# ``network`` itself stays as it is. If your network is trained already, training starts from its
+# weights.
 models = {
     "this network": ContrastiveClustering(10, backbone=network, max_epochs=24, random_state=0),
     "the default": ContrastiveClustering(10, max_epochs=12, random_state=0),
@@ -56,14 +56,14 @@ for name, model in models.items():
 # %%
 # Its clusters
 # ------------
-# With a fraction of the weights it is not as good, but most of the digits are in their places.
+# With a fraction of the weights it is not as good, but most of the digits are in the right cluster.
 ClusterGridDisplay.from_estimator(models["this network"], digits.images, n_images=16)
 plt.show()
 
 # %%
 # Saving
 # ------
-# The file holds weights and no code, so whoever loads it brings the module along.
+# The file has weights and no code, so the module is given again when it is loaded.
 path = Path(tempfile.mkdtemp()) / "digits.safetensors"
 models["this network"].save(path)
 again = ContrastiveClustering.load(path, backbone=network)

@@ -50,7 +50,7 @@ class InformationObjective(Objective):
 # %%
 # The estimator
 # -------------
-# It declares its own parameters; those that all estimators share are inherited. A phase is a part of
+# It declares its own parameters and inherits those that all estimators share. A phase is a part of
 # training with an objective; methods with pre-training yield several.
 
 

@@ -17,14 +17,14 @@ from skcc.plotting import EmbeddingDisplay
 # %%
 # Where vectors come from
 # -----------------------
-# Principal components of digits stand in for the embeddings of a network, so that nothing is
-# downloaded.
+# This example uses principal components of digits in place of the embeddings of a network, so
+# that nothing is downloaded.
 digits = load_digits()
 vectors = PCA(30, random_state=0).fit_transform(digits.images.reshape(-1, 64))
 
 # %%
-# With torchvision, this is how a network that knows ImageNet makes them; it downloads weights
-# of 45 MB:
+# With torchvision, a network that was trained on ImageNet computes embeddings like this; it
+# downloads weights of 45 MB:
 #
 # .. code-block:: python
 #
@@ -42,8 +42,8 @@ vectors = PCA(30, random_state=0).fit_transform(digits.images.reshape(-1, 64))
 # %%
 # Clusters of vectors
 # -------------------
-# A table without ``image_shape`` holds vectors. They are standardised; a perceptron takes the
-# place of the convolutional network, and views are made by noise and by dropping features.
+# A table without ``image_shape`` holds vectors. They are standardised. The backbone is a
+# perceptron, and views add noise and drop features.
 model = ContrastiveClustering(n_clusters=10, random_state=0).fit(vectors)
 k_means = KMeans(10, n_init=10, random_state=0).fit(vectors)
 
@@ -59,6 +59,6 @@ for ax, name, features, labels in [
 plt.show()
 
 # %%
-# Views of vectors know nothing of images, so less is won than with the images themselves.
-# Images in hand? Give those, or cluster good embeddings and compare the two.
+# Views of vectors cannot use that these are images, so the result is worse than with the images
+# themselves. If you have images, cluster those, or compare with good embeddings.
 print(model.settings_)

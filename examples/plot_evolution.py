@@ -16,21 +16,21 @@ digits = load_digits()
 images, classes = digits.images[:1000], digits.target[:1000]
 
 # %%
-# A callback that looks on
-# ------------------------
+# A callback that keeps features
+# ------------------------------
 # ``set_callbacks`` takes any object with these four methods; scikit-learn has callbacks since
-# release 1.9. One that asks for ``fitted_estimator`` is handed, after each epoch, a model as if
-# training had ended there. That costs a pass over the images.
+# release 1.9. With the parameter ``fitted_estimator``, it gets a model after each epoch, as if
+# training had ended there. That takes a pass over the images.
 
 
-class Snapshots:
+class FeatureRecorder:
     """Keep features and clusters of some epochs."""
 
     def __init__(self, epochs):
         self.epochs = epochs
 
     def setup(self, estimator, context):
-        self.taken = {}
+        self.snapshots = {}
 
     def teardown(self, estimator, context): ...
 
@@ -38,21 +38,21 @@ class Snapshots:
 
     def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
         if fitted_estimator.n_iter_ in self.epochs:
-            now = fitted_estimator.transform(X), fitted_estimator.labels_
-            self.taken[fitted_estimator.n_iter_] = now
+            features = fitted_estimator.transform(X)
+            self.snapshots[fitted_estimator.n_iter_] = features, fitted_estimator.labels_
 
 
-snapshots = Snapshots([1, 5, 12, 24])
+recorder = FeatureRecorder([1, 5, 12, 24])
 model = ContrastiveClustering(n_clusters=10, max_epochs=24, batch_size=128, random_state=0)
-model.set_callbacks(snapshots).fit(images)
+model.set_callbacks(recorder).fit(images)
 
 # %%
 # Four maps
 # ---------
-# t-SNE lays out the features, 128 numbers per image, on a plane. Colours are the clusters of
-# that moment; the classes, which training never saw, serve for the accuracy alone.
+# t-SNE maps the features, 128 numbers per image, to a plane. Colours are the clusters at that
+# epoch. The classes are used for the accuracy only.
 figure, axes = plt.subplots(1, 4, figsize=(14, 4), layout="constrained")
-for ax, (epoch, (features, labels)) in zip(axes, snapshots.taken.items(), strict=True):
+for ax, (epoch, (features, labels)) in zip(axes, recorder.snapshots.items(), strict=True):
     EmbeddingDisplay.from_predictions(
         features, labels, method="tsne", n_samples=600, random_state=0, ax=ax
     )
@@ -60,8 +60,7 @@ for ax, (epoch, (features, labels)) in zip(axes, snapshots.taken.items(), strict
 plt.show()
 
 # %%
-# The loss says much less. Its terms have floors well above zero, since views of other images
-# are never as far apart as the formula would like: a curve that has become flat is no sign that
-# nothing happens.
+# The loss says much less. Its terms have lower bounds well above zero, since views of different
+# images cannot all be far apart. Training may still improve the features when the curve is flat.
 TrainingCurveDisplay.from_estimator(model)
 plt.show()

@@ -2,7 +2,7 @@
 A folder of photos
 ==================
 
-Files go in, clusters come out: no image need be loaded, resized or sorted by hand first.
+Cluster the image files of a folder, without loading, resizing or sorting them first.
 """
 
 import tempfile
@@ -19,9 +19,8 @@ from skcc.plotting import ClusterGridDisplay, ClusterSizeDisplay
 # %%
 # Some photos
 # -----------
-# Two photographs come with scikit-learn: a temple and a flower. Pieces of them, in sizes that
-# differ, stand in for a folder of photos. Take the path of your own folder instead, and skip
-# this cell.
+# Two photographs come with scikit-learn: a temple and a flower. Pieces of them, of different
+# sizes, make a folder of photos for this example. With a folder of your own, skip this cell.
 folder = Path(tempfile.mkdtemp()) / "photos"
 folder.mkdir()
 rng = np.random.default_rng(0)
@@ -35,17 +34,16 @@ for photo in load_sample_images().images:
 # %%
 # Clusters
 # --------
-# The folder is all that ``fit`` needs: it is searched for images, also in folders within
-# folders. Files in colour get the views of natural photographs: crops, flips, and changes of
-# colour.
+# ``fit`` takes the path of the folder, and finds the images in it and in its subfolders. Colour
+# images get the views of natural photographs: crops, flips, and changes of colour.
 model = ContrastiveClustering(n_clusters=6, image_size=16, max_epochs=25, random_state=0)
 labels = model.fit_predict(folder)
 ClusterGridDisplay.from_estimator(model, folder, n_images=14)
 plt.show()
 
 # %%
-# Nothing but the images was used: no class, no network trained on other photos. How many pieces
-# each cluster has:
+# Only the images were used: no classes, and no network trained on other photos. The sizes of the
+# clusters:
 ClusterSizeDisplay.from_predictions(labels)
 plt.show()
 
@@ -64,7 +62,7 @@ for cluster in range(3):
 print(model.predict_proba(files[:3]).round(2))
 
 # %%
-# The same without Python, with a page ``out/report.html`` to look at:
+# The same from the command line, with the page ``out/report.html``:
 #
 # .. code-block:: sh
 #

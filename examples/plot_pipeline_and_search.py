@@ -2,8 +2,8 @@
 In a pipeline and in a search
 =============================
 
-An estimator like the others: its features feed a classifier, and ``GridSearchCV`` picks the number
-of clusters without a single label.
+The estimator works inside scikit-learn: its features are the input of a classifier, and
+``GridSearchCV`` chooses the number of clusters without labels.
 """
 
 import matplotlib.pyplot as plt
@@ -22,14 +22,14 @@ images, held_out, classes, held_out_classes = train_test_split(
 )
 
 # %%
-# A few labels go a long way
-# --------------------------
-# First all images, without labels. ``FrozenEstimator`` keeps the pipeline from training the
-# network again.
+# Few labels are enough
+# ---------------------
+# First train on all images, without labels. ``FrozenEstimator`` keeps the pipeline from training
+# the network again.
 model = ContrastiveClustering(n_clusters=10, max_epochs=18, batch_size=128, random_state=0)
 model.fit(images)
 learned = make_pipeline(FrozenEstimator(model), Normalizer(), LogisticRegression(C=100))
-# A table of pixels is what the classifier has otherwise.
+# For comparison, a classifier of the pixels.
 pixels = make_pipeline(StandardScaler(), LogisticRegression())
 
 numbers = [20, 50, 100, 200, 500]
@@ -52,8 +52,8 @@ plt.show()
 # %%
 # How many clusters?
 # ------------------
-# ``score`` asks how well two random views of an image agree on its cluster. It needs no labels,
-# so a search over ``n_clusters`` needs none either. Here are the digits 0 to 3.
+# ``score`` measures how well two random views of an image agree on its cluster. It needs no
+# labels, so a search over ``n_clusters`` needs none either. These are the digits 0 to 3.
 few = digits.images[digits.target < 4][:400]
 search = GridSearchCV(
     ContrastiveClustering(max_epochs=20, batch_size=90, random_state=0),

@@ -1,9 +1,9 @@
 """
-Stop, and go on
+Stop and resume
 ===============
 
-With ``checkpoint_dir``, training that was stopped goes on where it was, and ends as if it never
-had been.
+With ``checkpoint_dir``, training that was stopped resumes from the last epoch, and the result is
+the same as without the stop.
 """
 
 import tempfile
@@ -22,11 +22,11 @@ images = load_digits().images[:600]
 # %%
 # A run in parts
 # --------------
-# Training stops for many reasons: Ctrl-C, a power cut, the end of a job's time. ``max_seconds``
-# is the polite one: it ends after the last epoch that fits. The same call again goes on from
+# Training stops for many reasons: Ctrl-C, a power failure, the time limit of a job.
+# ``max_seconds`` ends it after the last epoch that fits into the time. The same call resumes from
 # the folder.
 #
-# Half-trained clusters may be empty, and ``fit`` warns of that; here it is no surprise.
+# After few epochs some clusters may still be empty. ``fit`` warns about that; it is expected here.
 warnings.simplefilter("ignore", ConvergenceWarning)
 folder = tempfile.mkdtemp()
 in_parts = ContrastiveClustering(
@@ -47,7 +47,7 @@ print("same weights:", all(np.array_equal(at_once.weights_[name], weights)
                            for name, weights in in_parts.weights_.items()))  # fmt: skip
 
 # %%
-# The curves lie on each other; the gray lines are the pauses.
+# The curves are the same; the gray lines are the pauses.
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", sharey=True)
 for ax, model, name in [(axes[0], at_once, "in one go"), (axes[1], in_parts, "in parts")]:
     TrainingCurveDisplay.from_estimator(model, ax=ax)
@@ -57,8 +57,8 @@ for pause in pauses[1:-1]:
 plt.show()
 
 # %%
-# A finished run is loaded, not repeated. Other data or parameters in the same folder are
-# refused, with the names of those that differ: a folder belongs to one run. On the shell it is
+# A finished run is loaded, not repeated. A folder belongs to one run: with other data or
+# parameters ``fit`` raises an error that names the differences. On the command line it is
 # ``skcc fit ... --resume``.
 in_parts.fit(images)
 try:

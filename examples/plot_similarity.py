@@ -2,7 +2,7 @@
 Similarity curves
 =================
 
-What training does to pairs: two views of an image become alike, and different images do not.
+How training changes pairs: two views of an image become similar, and different images do not.
 """
 
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ images, classes = digits.images[:600], digits.target[:600]
 # by the first views with those of the same cluster (positive) or of another one (negative) by
 # the second views.
 #
-# One run is as it should be. The other is not: both of its views are the plain image.
+# One run has random views. In the other both views are the plain image.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
 for ax, name, augmented_views in zip(
     axes, ["random views", "no augmentation"], [2, 0], strict=True
@@ -46,12 +46,10 @@ plt.show()
 # %%
 # How to read them
 # ----------------
-# In the first epoch everything resembles everything. Then different images spread out until
-# their mean cosine is 0, and different clusters have no members in common. The band about the
-# negative instances stays wide, since some of these pairs are of one class, and are alike
-# rightly.
+# In the first epoch all pairs are similar. Then different images spread out until their mean
+# cosine is 0, and different clusters have no members in common. The band of the negative
+# instances stays wide, since some of these pairs are of one class, and should be similar.
 #
-# The positive pairs tell the two runs apart. With random views they fall at first, and it is
-# work to bring them up again: the network learns what the views of an image have in common.
-# Without augmentation they are at 1 from the start. There is nothing to be learned, and the
-# clusters are worth as little.
+# The positive pairs distinguish the two runs. With random views their similarity falls at first
+# and then rises: the network learns what the views of an image have in common. Without
+# augmentation it is 1 from the start. There is nothing to learn, and the clusters are bad.

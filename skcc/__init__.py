@@ -1,4 +1,4 @@
-"""Deep image clustering with the manners of scikit-learn."""
+"""Deep image clustering with the API of scikit-learn."""
 
 from skcc._version import __version__ as __version__
 from skcc.methods.contrastive import ContrastiveClustering

@@ -1,10 +1,11 @@
-"""Documentation is held against the code, and run."""
+"""The documentation is compared with the code, and its code is run."""
 
 import ast
 import importlib
 import inspect
 import os
 import pkgutil
+import pydoc
 import re
 import runpy
 import subprocess
@@ -23,12 +24,13 @@ from skcc.backbones import BACKBONES
 
 HOME = Path(__file__).parents[1]
 ESTIMATORS = [getattr(skcc, name) for name in skcc.__all__]
-# What numpydoc asks of every docstring beyond our conventions: sections that say nothing new.
-NOT_ASKED = {"ES01", "EX01", "SA01", "SA04", "GL08", "RT03", "PR06", "YD01", "SS05", "SS06", "RT02"}
+# Errors of numpydoc's validation that are no rule here, such as missing examples.
+IGNORED = {"ES01", "EX01", "SA01", "SA04", "GL08", "RT03", "PR06", "YD01", "SS05", "SS06", "RT02"}
+NO_SECTIONS = {"PR01", "RT01"}  # allowed in addition where prose is enough
 
 
-def public_objects():
-    """Every public function, class and method of the package, by its full name."""
+def named_objects():
+    """Every function, class and method without underscore in the package, by its full name."""
     for info in pkgutil.walk_packages(skcc.__path__, "skcc."):
         if info.name.endswith("__main__"):
             continue
@@ -45,7 +47,7 @@ def public_objects():
                         yield f"{info.name}.{name}.{method}"
 
 
-PUBLIC = sorted(public_objects())
+NAMED = sorted(named_objects())
 
 
 def load(full_name):
@@ -61,10 +63,33 @@ def load(full_name):
     raise AssertionError(full_name)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+def public_objects():
+    """What docs/api.rst lists, by the full name of where it is defined."""
+    module = ""
+    for line in (HOME / "docs" / "api.rst").read_text().splitlines():
+        if line.startswith(".. currentmodule:: "):
+            module = line.split()[-1]
+        elif name := re.fullmatch(r"   ([\w.]+)", line):
+            thing = load(f"{module}.{name[1]}")
+            yield f"{thing.__module__}.{thing.__qualname__}"
+
+
+PUBLIC = set(public_objects())
+
+
+def test_the_api_lists_what_is_there():
+    assert PUBLIC.issubset(NAMED)
+    assert PUBLIC.issuperset(f"{cls.__module__}.{cls.__name__}" for cls in ESTIMATORS)
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_docstrings_are_numpydoc(name):
+    """What the API lists is documented in full; for the rest prose without sections is enough."""
+    is_public = name in PUBLIC or name.rpartition(".")[0] in PUBLIC
+    has_sections = re.search(r"^ *---", load(name).__doc__, flags=re.MULTILINE)
+    ignored = IGNORED if is_public or has_sections else IGNORED | NO_SECTIONS
     problems = [f"{code}: {text}" for code, text in validate(name)["errors"]
-                if code not in NOT_ASKED]  # fmt: skip
+                if code not in ignored]  # fmt: skip
     assert not problems
 
 
@@ -77,7 +102,7 @@ def documented(thing):
     }
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", NAMED)
 def test_documented_defaults_are_the_signatures(name):
     thing = load(name)
     if inspect.isclass(thing) and issubclass(thing, Exception):
@@ -86,10 +111,10 @@ def test_documented_defaults_are_the_signatures(name):
     docs = documented(thing)
     for parameter, (kind, _) in docs.items():
         default = signature.parameters[parameter.lstrip("*")].default
-        said = re.search(r"default=(.+)$", kind)
-        assert bool(said) == (default is not inspect.Parameter.empty), f"{parameter}: {kind}"
-        if said:
-            assert eval(said[1], {"torch": torch}) == default, f"{parameter}: {kind}"
+        stated = re.search(r"default=(.+)$", kind)
+        assert bool(stated) == (default is not inspect.Parameter.empty), f"{parameter}: {kind}"
+        if stated:
+            assert eval(stated[1], {"torch": torch}) == default, f"{parameter}: {kind}"
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
@@ -98,17 +123,66 @@ def test_estimators_document_every_parameter_in_order_and_every_attribute(cls, s
     assert list(documented(cls)) == parameters
     assert parameters == sorted(cls().get_params(), key=parameters.index)
     attributes = {p.name for p in ClassDoc(cls)["Attributes"]}
-    fitted = cls(3, max_epochs=8, batch_size=40, readout="kmeans", random_state=0).fit(shapes[0])
+    fitted = cls(3, max_epochs=2, batch_size=40, readout="kmeans", random_state=0).fit(shapes[0])
     learned = {name for name in vars(fitted) if name.endswith("_") and not name.startswith("_")}
     assert learned <= attributes
     assert attributes - learned <= {"feature_names_in_"}
 
 
-def test_shared_parameters_say_the_same_everywhere():
-    said = {}
+def test_shared_parameters_have_the_same_description_everywhere():
+    descriptions = {}
     for cls in ESTIMATORS:
-        for name, words in documented(cls).items():
-            assert said.setdefault(name, words) == words, f"{name} of {cls.__name__}"
+        for name, description in documented(cls).items():
+            known = descriptions.setdefault(name, description)
+            assert known == description, f"{name} of {cls.__name__}"
+
+
+class UserClustering(skcc.ContrastiveClustering):
+    """A method of a user.
+
+    Parameters
+    ----------
+    strength : float, default=2.0
+        Declared by the user.
+
+    n_heads : int, default=1
+        Described by the user.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        Also described by the user.
+
+    trace_ : list of float
+        Added by the user.
+    """
+
+    strength: float = 2.0
+    n_heads: int = 1
+
+
+@pytest.mark.parametrize("cls", [*ESTIMATORS, UserClustering], ids=lambda c: c.__name__)
+def test_help_shows_every_parameter_in_the_order_of_the_signature(cls):
+    parameters = [*inspect.signature(cls).parameters]
+    text = pydoc.plain(pydoc.render_doc(cls))
+    section = text[text.index(" |  Parameters\n") : text.index(" |  Attributes\n")]
+    assert re.findall(r"^ \|  (\w+) : ", section, flags=re.MULTILINE) == parameters
+    assert inspect.getdoc(cls).count("\nParameters\n---") == 1
+
+
+def test_a_subclass_inherits_entries_and_may_replace_them():
+    base, own = documented(skcc.ContrastiveClustering), documented(UserClustering)
+    assert [*own] == [*inspect.signature(UserClustering).parameters]
+    assert own.keys() - base.keys() == {"strength"}
+    assert {name for name in base if own[name] != base[name]} == {"n_heads"}
+    assert own["n_heads"] == ("int, default=1", "Described by the user.")
+    assert UserClustering().n_heads == UserClustering().get_params()["n_heads"] == 1
+    attributes = {p.name: p.desc for p in ClassDoc(UserClustering)["Attributes"]}
+    inherited = {p.name: p.desc for p in ClassDoc(skcc.ContrastiveClustering)["Attributes"]}
+    assert attributes == inherited | {
+        "history_": ["Also described by the user."],
+        "trace_": ["Added by the user."],
+    }
 
 
 def python_blocks(path):
@@ -123,6 +197,16 @@ def test_pages_have_code():
     assert {page.stem for page in WITH_CODE} >= {"README", "getting-started", "losses", "saving"}
 
 
+def test_names_of_the_package_in_pages_and_docstrings_exist():
+    sources = [*(HOME / "docs").glob("*.md"), HOME / "README.md", HOME / "docs" / "api.rst"]
+    sources += [*(HOME / "skcc").rglob("*.py"), *(HOME / "examples").glob("*.py")]
+    names = {name for path in sources if path.name != "log.md"
+             for name in re.findall(r"`(skcc(?:\.\w+)+)", path.read_text())}  # fmt: skip
+    assert len(names) > 30
+    for name in names:
+        load(name)
+
+
 def test_every_name_is_in_the_tables_of_choices():
     names = set(re.findall(r"`([a-z0-9-]+)`", (HOME / "docs" / "choosing.md").read_text()))
     resnets = {f"resnet{depth}-{stem}" for depth in (18, 34, 50) for stem in ("small", "image")}
@@ -131,7 +215,7 @@ def test_every_name_is_in_the_tables_of_choices():
     assert names >= {"resnet18-small", "resnet18-image"}
 
 
-@pytest.mark.filterwarnings("ignore")  # an epoch finds little
+@pytest.mark.filterwarnings("ignore")  # after one epoch clusters may be empty
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda path: path.name)
 def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
     from PIL import Image
@@ -139,11 +223,11 @@ def test_the_code_of_the_pages_runs(page, monkeypatch, tmp_path):
     from skcc import datasets
 
     digits = datasets.load_digits()
-    few = Bunch(images=digits.images[:700], target=digits.target[:700])
-    monkeypatch.setattr(datasets, "load_digits", lambda: few)  # pages are about what is said
+    few = Bunch(images=digits.images[:320], target=digits.target[:320])
+    monkeypatch.setattr(datasets, "load_digits", lambda: few)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 1)
+    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 1)
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(digits.images[:40]):
         Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
@@ -157,7 +241,7 @@ def test_the_quickstart_runs_and_draws(tmp_path, monkeypatch, capsys):
     assert len(path.read_text().splitlines()) < 60
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr("skcc.defaults.max_epochs", lambda *_: 12)  # of 62
+    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 6)  # of 62
     runpy.run_path(str(path), run_name="__main__")
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0." in line]
     assert [" ".join(words[:-3]) for words in rows] == [
@@ -188,12 +272,14 @@ def test_examples_parse_and_open_with_a_sentence(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+@pytest.mark.site
 def test_nothing_in_the_project_names_a_machine():
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=HOME, capture_output=True, text=True, check=False
     ).stdout.split()
     if not tracked:
         pytest.skip("not a git checkout")
-    for name in tracked:
-        text = (HOME / name).read_text(errors="ignore")
-        assert not re.search(r"/(home|root|work)/\w", text), name
+    for path in (HOME / name for name in tracked):
+        if path.exists():  # it may be deleted and not yet committed
+            text = path.read_text(errors="ignore")
+            assert not re.search(r"/(home|root|work)/\w", text), path

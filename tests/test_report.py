@@ -293,6 +293,7 @@ def press(browser, *keys):
     ActionChains(browser).send_keys(*keys).perform()
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_it_shows_all_clusters(opened, clustering):
     titles = [e.text for e in opened.find_elements("css selector", ".cluster h3")]
@@ -304,6 +305,7 @@ def test_it_shows_all_clusters(opened, clustering):
     assert opened.execute_script(broken) == 0
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_hostile_names_stay_text(opened):
     from selenium.common.exceptions import NoAlertPresentException
@@ -323,6 +325,7 @@ def test_hostile_names_stay_text(opened):
     assert sorted(names) == sorted(["bars", EVIL, "</script><script>alert(3)</script>"])
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_no_request_is_made(opened, page_file):
     events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
@@ -333,6 +336,7 @@ def test_no_request_is_made(opened, page_file):
     assert {url for url in urls if not url.startswith("data:")} == {page_file.as_uri()}
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_not_even_from_a_server(browser, page_file):
     asked = []
@@ -351,6 +355,7 @@ def test_not_even_from_a_server(browser, page_file):
     assert asked == ["/report.html"]
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_scripts_that_came_in_anyway_would_not_run(opened):
     """The policy of the page itself, beside escaping."""
@@ -366,6 +371,7 @@ def test_scripts_that_came_in_anyway_would_not_run(opened):
     assert all("Content Security Policy" in entry["message"] for entry in refusals)
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_the_map_shows_the_image_below_the_pointer(opened, clustering):
     from selenium.webdriver import ActionChains
@@ -388,6 +394,7 @@ def test_the_map_shows_the_image_below_the_pointer(opened, clustering):
     assert not shown(opened, "#tip")
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_the_map_can_be_walked_by_keyboard(opened):
     from selenium.webdriver import Keys
@@ -415,6 +422,7 @@ def test_the_map_can_be_walked_by_keyboard(opened):
     assert not shown(opened, "#tip")
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_thumbnails_are_walked_and_enlarged_by_keyboard(opened):
     from selenium.webdriver import Keys
@@ -438,6 +446,7 @@ def test_thumbnails_are_walked_and_enlarged_by_keyboard(opened):
     assert opened.execute_script(strips) == 1
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_curves_tell_single_epochs(opened, model):
     from selenium.webdriver import Keys
@@ -449,6 +458,7 @@ def test_curves_tell_single_epochs(opened, model):
     assert one(opened, ".curve output").text == f"epoch 2: {float(f'{values[1]:.4g}')}"
 
 
+@pytest.mark.site
 @pytest.mark.long
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_it_fits_every_screen(opened, width):
@@ -483,6 +493,7 @@ return seen;
 """
 
 
+@pytest.mark.site
 @pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(opened, scheme):

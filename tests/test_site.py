@@ -1,4 +1,4 @@
-"""The site: built without a warning, whole, and readable in a real browser."""
+"""The site is built without a warning, has no broken links, and is readable in a browser."""
 
 import functools
 import http.server
@@ -41,7 +41,7 @@ class _Page(HTMLParser):
 
 
 def broken(folder):
-    """Links of a site that lead nowhere, and what it would load from elsewhere."""
+    """Broken links of a site, and what it would load from elsewhere."""
     pages = {path.resolve(): _Page(path) for path in Path(folder).rglob("*.html")
              if "_static" not in path.parts}  # fmt: skip
     for path, page in pages.items():
@@ -91,6 +91,7 @@ def site(tmp_path_factory):
     return home / "html"
 
 
+@pytest.mark.site
 def test_the_site_is_built_without_a_warning_and_all_links_lead_somewhere(site):
     assert list(broken(site)) == []
     built = {path.stem for path in site.glob("*.html")}
@@ -136,7 +137,7 @@ def test_pictures_are_small(picture):
 # -- in a browser ---------------------------------------------------------------------------
 
 LOOKED_AT = ("index", "getting-started", "contrastive-clustering", "twin-contrast", "losses")
-LOOKED_AT += ("choosing", "faq", "comparison", "results", "api", "gallery/index")
+LOOKED_AT += ("choosing", "faq", "comparison", "results", "api", "add-a-method", "gallery/index")
 LOOKED_AT += ("api/skcc.ContrastiveClustering", "api/skcc.losses.nt_xent")
 
 
@@ -192,6 +193,7 @@ return document.documentElement.scrollWidth <= width ? [] :
 """
 
 
+@pytest.mark.site
 @pytest.mark.long
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
@@ -224,6 +226,7 @@ document.addEventListener('copy', () => {
 """
 
 
+@pytest.mark.site
 @pytest.mark.long
 def test_code_is_copied(browser, address):
     from selenium.webdriver import ActionChains

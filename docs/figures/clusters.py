@@ -1,4 +1,4 @@
-"""The picture of the README: scans of digits, by cluster, of two ways to cluster them.
+"""The picture of the README: scans of digits by cluster, of k-means and of skcc.
 
 ``python docs/figures/clusters.py`` writes ``clusters.png`` beside this file. Members are drawn at
 random; a red frame marks those whose class is not the one that their cluster is matched with.
@@ -22,7 +22,7 @@ RED, WHITE = (214, 39, 40), (255, 255, 255)
 
 
 def rows_of(images, classes, labels):
-    """A canvas with a row per cluster, in the order of the classes; and the share of hits."""
+    """Draw a row per cluster, in the order of the classes; also return the accuracy."""
     table = contingency_matrix(classes, labels)
     matched = linear_sum_assignment(table, maximize=True)[1]
     rng = np.random.default_rng(0)
@@ -37,18 +37,18 @@ def rows_of(images, classes, labels):
 
 
 def main():
-    """Cluster, and draw."""
+    """Cluster the digits, and draw the clusters."""
     digits = load_digits()
     images, classes = digits.images, digits.target
     flat = images.reshape(len(images), -1)
-    found = {
+    labels_of = {
         "k-means of the pixels": KMeans(10, n_init=10, random_state=0).fit_predict(flat),
         "skcc, ContrastiveClustering": ContrastiveClustering(10, random_state=0).fit_predict(
             images
         ),
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.75), layout="constrained")
-    for ax, (name, labels) in zip(axes, found.items(), strict=True):
+    for ax, (name, labels) in zip(axes, labels_of.items(), strict=True):
         canvas, accuracy = rows_of(images, classes, labels)
         ax.imshow(np.kron(canvas, np.ones((6, 6, 1), np.uint8)))
         ax.set_title(f"{name}: {accuracy:.1%} right", fontsize=11)

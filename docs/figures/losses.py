@@ -11,7 +11,7 @@ from skcc.metrics import clustering_accuracy
 
 digits = load_digits()
 n, k = 256, 10
-between = {  # all alike; told apart as well as can be
+bounds_of = {  # all alike; optimum
     "instance": (log(2 * n - 1), log(1 + (2 * n - 2) * exp(-2))),
     "cluster": (log(2 * k - 1), log(1 + (2 * k - 2) / e)),
     "entropy": (2 * log(k), 0),
@@ -22,7 +22,7 @@ for augment, colour in (("gray", "C0"), ("none", "C1")):
     model = ContrastiveClustering(k, augment=augment, random_state=0).fit(digits.images)
     accuracy = clustering_accuracy(digits.target, model.labels_)
     label = f'augment="{augment}": ACC {accuracy:.2f}'
-    for axis, (term, bounds) in zip(axes, between.items(), strict=True):
+    for axis, (term, bounds) in zip(axes, bounds_of.items(), strict=True):
         epochs = range(1, model.n_iter_ + 1)
         axis.plot(epochs, [terms[term] for terms in model.history_], colour, label=label)
         axis.set(title=term, xlabel="epoch")

@@ -336,7 +336,13 @@ def train(objective: Objective, store: SampleStore, views: Views, **settings) ->
 
 
 def finish(
-    objective: Objective, store: SampleStore, views: Views, *, epochs: int, seed: int, dtype: torch.dtype
+    objective: Objective,
+    store: SampleStore,
+    views: Views,
+    *,
+    epochs: int,
+    seed: int,
+    dtype: torch.dtype,
 ) -> None:
     """Do what follows the last epoch; the objective can then predict.
 
