@@ -5,7 +5,6 @@ method yields, and keeps the weights. Everything after `fit` is computed by a
 `skcc.inference.FittedModel`. This file knows no paper and has no training loop.
 """
 
-import contextlib
 import copy
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skcc import data, distributed, fitting
+from skcc.ambient import default_torch_state
 from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
 from skcc.inference import FittedModel, has_assign, warn_about_invalid
 from skcc.objective import Phase, Setup
@@ -71,6 +71,7 @@ class BaseDeepClusterer(
 
     # -- fit --------------------------------------------------------------------------------
 
+    @default_torch_state()
     def fit(self, X, y=None, *, unlabeled=None):
         """Train on images, and cluster them.
 
@@ -83,14 +84,13 @@ class BaseDeepClusterer(
             The images, as one of
 
             - an array or tensor of shape (n, height, width), (n, height, width, channels) or
-              (n, channels, height, width): integers from 0 to 255 or floats from 0 to 1. The
-              channels are the last axis if it has 1 to 4 entries, else the first if that has,
-              else the axis that differs from the two others, else `image_shape` must tell;
+              (n, channels, height, width): integers from 0 to 255 or floats from 0 to 1. Two equal
+              axes are height and width; where that leaves two readings, `image_shape` decides;
             - a folder, searched recursively; a pattern such as ``"photos/**/*.jpg"``; or a list
               or array of paths and patterns;
             - a list of PIL images of any sizes;
             - a map-style data set of torch, whose items are images or tuples that begin with one,
-              or a Hugging Face data set or column of images;
+              or a Hugging Face data set, a column of images, or contents of files as bytes;
             - the path of a .npy file, or of a .npz file of one array or with "images";
             - anything with ``shape``, ``__len__`` and ``__getitem__``, which is read in parts;
             - a table of shape (n, height * width * channels) together with `image_shape`, of
@@ -133,11 +133,14 @@ class BaseDeepClusterer(
         FloatingPointError
             If the loss is not finite for the second time; the first time an epoch is repeated.
         """
-        self._check_parameters()
-        distributed.init_process_group()
-        device = settings.resolve_device(self.device)
-        with self._restore_on_error():
-            self._fit(X, y, device, unlabeled)
+        with self._plain_parameters():
+            self._check_parameters()
+            distributed.init_process_group()
+            if unlabeled is not None:
+                self._check_unlabeled()
+                unlabeled = fitting.check_unlabeled_files(self, unlabeled)
+            with fitting.restore_on_error(self):
+                self._fit(X, y, settings.resolve_device(self.device), unlabeled)
         return self
 
     @with_callbacks
@@ -154,7 +157,6 @@ class BaseDeepClusterer(
         self.image_shape_ = self._format.shape if self._format.is_image else None
         announce(type(self).__name__, self.settings_, self._rank_verbose())
         if unlabeled is not None:
-            self._check_unlabeled()
             unlabeled = fitting.read_unlabeled(self, unlabeled)
         identity = fitting.run_identity(self, store, unlabeled)
         fitting.check_batches(self, len(store), identity)
@@ -167,6 +169,7 @@ class BaseDeepClusterer(
             self._cache = _ModelCache()  # frees its memory; `predict` rebuilds it
         tasks.end(lambda: vars(self))
 
+    @default_torch_state()
     def start_from(self, fitted):
         """Let the next `fit` begin with features that another estimator has learned.
 
@@ -194,20 +197,6 @@ class BaseDeepClusterer(
         check_is_fitted(fitted)
         self._initial_backbone = fitting.backbone_weights(fitted)
         return self
-
-    @contextlib.contextmanager
-    def _restore_on_error(self):
-        """Drop the attributes of an earlier fit, but restore them if this one fails."""
-        before = dict(vars(self))
-        for name in before:
-            if name.endswith("_"):
-                del vars(self)[name]
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _train(self, store, unlabeled, device, tasks, identity):
         """Train all phases; set the history, and return the last objective."""
@@ -278,6 +267,7 @@ class BaseDeepClusterer(
 
     # -- after fit --------------------------------------------------------------------------
 
+    @default_torch_state()
     def predict(self, X):
         """Find the cluster of each image.
 
@@ -305,6 +295,7 @@ class BaseDeepClusterer(
         warn_about_invalid(store)
         return store.scatter_to_input(labels, -1)
 
+    @default_torch_state()
     def predict_proba(self, X):
         """Compute soft assignments of images to clusters.
 
@@ -331,6 +322,7 @@ class BaseDeepClusterer(
         store, model = self._read_fitted(X), self._fitted_model()
         return model.rows_of(store, model.assign)
 
+    @default_torch_state()
     def transform(self, X):
         """Compute features of images, mostly the output of the backbone.
 
@@ -356,6 +348,7 @@ class BaseDeepClusterer(
         store, model = self._read_fitted(X), self._fitted_model()
         return model.rows_of(store, model.objective.embed)
 
+    @default_torch_state()
     def score(self, X, y=None):
         """How well two random views of an image agree on its cluster; needs no labels.
 
@@ -405,8 +398,9 @@ class BaseDeepClusterer(
     def _read_fitted(self, X):
         """X as a store of samples like those of `fit`."""
         check_is_fitted(self)
+        self._check_runtime_parameters()
         distributed.init_process_group()
-        return fitting.read_samples(self, X, known=self._format)[0]
+        return fitting.read_samples(self._plain_copy(), X, known=self._format)[0]
 
     def _fitted_model(self):
         """The fitted model, on the device that is asked for now."""

@@ -95,9 +95,14 @@ def announce(title: str, settings: dict[str, object], verbose: int) -> None:
     verbose : int
         0 prints nothing.
     """
-    if verbose:
+    if _is_shown(verbose):
         text = ", ".join(f"{name}={value}" for name, value in settings.items())
         print(f"{title}: {text}", file=sys.stderr, flush=True)
+
+
+def _is_shown(verbose):
+    """Whether there is a standard error to print to; programs without a console have none."""
+    return bool(verbose) and not getattr(sys.stderr, "closed", True)
 
 
 class Progress:
@@ -122,8 +127,8 @@ class Progress:
         self.title, self.epochs, self.n = title, epochs, n
         self._bar = self._first_epoch = None
         self._last_line = self._started = time.monotonic()
-        self._verbose = verbose
-        if verbose:
+        self._verbose = _is_shown(verbose)
+        if self._verbose:
             try:
                 from tqdm.auto import tqdm
             except ImportError:

@@ -48,4 +48,5 @@ def _join(sections):
     for title, body in sections.items():
         if body.strip():
             text.append(f"{title}\n{'-' * len(title)}\n{body.strip()}")
-    return "\n\n".join(text) + "\n"
+    joined = "\n\n".join(filter(None, text))
+    return joined and joined + "\n"

@@ -1,10 +1,14 @@
 """What estimators do around training: read X, compare processes, build networks, warn."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 import math
+import os
+from collections.abc import Iterator
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +27,7 @@ from skcc.persistence import plain_value
 from skcc.training import phases, settings
 from skcc.training.checkpoint import fingerprint
 
+FILES_CHECKED_EARLY = 1000  # more would take long on a remote file system
 COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
 
 
@@ -30,19 +35,15 @@ def read_samples(
     estimator, X, *, known: data.Format | None = None, device: torch.device | None = None
 ) -> tuple[data.SampleStore, data.Format]:
     """Read X into a store, with scikit-learn's checks of tables and feature names."""
-    source = data.resolve(X)
-    is_table, is_path_column = source.kind == "table", source.kind == "path column"
+    source = X if isinstance(X, data.Input) else data.resolve(X)
+    is_table, is_column = source.kind == "table", source.kind == "path column"
     if is_table and known is not None and known.is_image:
         _check_is_batch(source.value, known.shape)
-    if is_table or is_path_column:  # frames have feature names
-        checked = validate_data(
-            estimator,
-            source.value,
-            reset=known is None,
-            dtype=None,
-            skip_check_array=is_path_column,
-        )
+    if is_table:
+        checked = validate_data(estimator, source.value, reset=known is None, dtype=None)
         source = dataclasses.replace(source, value=checked)
+    elif is_column:  # frames have feature names
+        validate_data(estimator, source.table, reset=known is None, skip_check_array=True)
 
     def stored_side(short):
         view = estimator.image_size or settings.image_side(short, device)
@@ -58,7 +59,7 @@ def read_samples(
         on_error=estimator.on_error,
     )
     if known is None and not is_table:
-        is_files = is_path_column or source.kind == "files"
+        is_files = is_column or source.kind == "files"
         estimator.n_features_in_ = 1 if is_files else fmt.n_features
     return store, fmt
 
@@ -71,18 +72,60 @@ def _check_is_batch(X, shape):
         )
 
 
-def read_unlabeled(estimator, X) -> data.SampleStore:
-    """Read further images that are not to be clustered."""
+def check_unlabeled_files(estimator, X) -> data.Input:
+    """Resolve unlabeled images, and check that files exist, before any image is decoded."""
+    with _about_unlabeled():
+        source = data.resolve(X)
+        missing = _missing_files(source)
+        if missing and (estimator.on_error == "raise" or len(missing) == len(source.value)):
+            raise data.ImageReadError(f"{missing[0]} is not there")
+    return source
+
+
+def _missing_files(source):
+    """Those of the first paths of an input that do not exist."""
+    if source.kind not in ("files", "path column"):
+        return []
+    items = source.value
+    first = (items[i] for i in range(min(len(items), FILES_CHECKED_EARLY)))
+    paths = [item for item in first if isinstance(item, (str, Path)) and str(item)]
+    return [path for path in paths if not os.path.exists(path)]
+
+
+@contextlib.contextmanager
+def _about_unlabeled():
+    """Let errors say that they are about `unlabeled`, not about X."""
     try:
-        store, _ = read_samples(estimator, X, known=estimator._format)
+        yield
     except (ValueError, TypeError) as error:
         raise type(error)(f"unlabeled: {error}") from error
+
+
+def read_unlabeled(estimator, X) -> data.SampleStore:
+    """Read further images that are not to be clustered."""
+    with _about_unlabeled():
+        store, _ = read_samples(estimator, X, known=estimator._format)
     if isinstance(store, data.SourceStore):
         store = store.read(estimator.cache_dir)
     warn_about_invalid(store)
     if len(store) < 2:
         raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
     return store
+
+
+@contextlib.contextmanager
+def restore_on_error(estimator) -> Iterator[None]:
+    """Drop the attributes of an earlier fit, but restore them if this one fails."""
+    before = dict(vars(estimator))
+    for name in before:
+        if name.endswith("_"):
+            del vars(estimator)[name]
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def run_identity(estimator, store: data.SampleStore, unlabeled: data.SampleStore | None) -> dict:
@@ -140,7 +183,8 @@ def build_setup(estimator, shape: tuple[int, ...]) -> Setup:
     if initial is not None:
         _load_backbone(backbone, initial)
     view_shape = (shape[-1], *size) if size else tuple(shape)
-    n_features = _feature_width(backbone, view_shape)
+    dtypes = (torch.float32, getattr(torch, estimator.settings_["precision"]))
+    n_features = _feature_width(backbone, view_shape, dtypes)
     return Setup(backbone, n_features, view_shape, estimator._n_samples)
 
 
@@ -216,19 +260,28 @@ def _load_backbone(backbone, weights):
         ) from error
 
 
-def _feature_width(backbone, shape):
+def _feature_width(backbone, shape, dtypes):
     """Width of the features, found by a dry run on two samples."""
     backbone.eval()
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     wanted = f"a batch of shape (n, {', '.join(map(str, shape))})"
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: lazy layers make their weights here
             h = backbone(torch.zeros(2, *shape, device=device))
-    except RuntimeError as error:
-        raise ValueError(f"backbone cannot take {wanted}: {error}") from error
-    if not isinstance(h, torch.Tensor) or h.ndim != 2 or len(h) != 2:
-        got = f"shape {tuple(h.shape)}" if isinstance(h, torch.Tensor) else type(h).__name__
-        raise ValueError(
-            f"backbone must map {wanted} to features of shape (n, d); for n = 2 it gave {got}"
-        )
-    return h.shape[1]
+    except Exception as error:  # of the user's code
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"backbone cannot take {wanted}: {reason}") from error
+    if _are_features(h, dtypes):
+        return h.shape[1]
+    got = type(h).__name__
+    if isinstance(h, torch.Tensor):
+        got = f"shape {tuple(h.shape)} and {h.dtype}"
+    raise ValueError(
+        f"backbone must map {wanted} to float32 features of shape (n, d); for n = 2 it gave {got}"
+    )
+
+
+def _are_features(h, dtypes):
+    if not isinstance(h, torch.Tensor) or h.dtype not in dtypes:
+        return False
+    return h.ndim == 2 and len(h) == 2 and h.shape[1] > 0

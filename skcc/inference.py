@@ -60,7 +60,9 @@ class FittedModel:
         warn_about_invalid(store)
         return store.scatter_to_input(rows, np.nan)
 
-    def rows_of_two_views(self, store: SampleStore, function: Callable, seed: int = 0) -> np.ndarray:
+    def rows_of_two_views(
+        self, store: SampleStore, function: Callable, seed: int = 0
+    ) -> np.ndarray:
         """Apply a function to two random views of each image that can be read."""
         generator = torch.Generator().manual_seed(seed)
         indices = torch.from_numpy(store.sample_indices).to(self.device)

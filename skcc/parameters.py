@@ -1,20 +1,34 @@
 """Parameters and attributes that all estimators share: declared, documented, checked once."""
 
+import contextlib
+import copy
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import dataclass_transform
 
-from numpy.random import RandomState
+from numpy.random import Generator, RandomState
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from torch import nn
 
 from skcc.augment import AUGMENTATIONS
 from skcc.backbones import BACKBONES
 from skcc.docstrings import merge_numpydoc
+from skcc.training.phases import has_checkpoints
 from skcc.training.schedules import SCHEDULES
-from skcc.validation import check_choice, check_integer, check_real
+from skcc.training.settings import check_device
+from skcc.validation import (
+    check_choice,
+    check_folder,
+    check_integer,
+    check_real,
+    plain,
+    raise_invalid,
+)
 
 
 @dataclass_transform(kw_only_default=True)
@@ -48,7 +62,8 @@ class SharedParameters(BaseEstimator):
 
     image_shape : tuple of int, default=None
         (height, width) or (height, width, channels) of the images that come as rows of a
-        table, or where the axes of an array leave it open. None takes a table for vectors.
+        table, or where the axes of an array leave open which one holds the channels; an error if
+        it contradicts the data. None takes a table for vectors.
 
     max_epochs : int, default="auto"
         Passes over the images. "auto" goes by a budget of optimizer steps.
@@ -165,18 +180,38 @@ class SharedParameters(BaseEstimator):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        has_docstring = cls.__dict__.get("__doc__") is not None
+        own = cls.__dict__.get("__doc__")
         dataclasses.dataclass(cls, eq=False, repr=False, kw_only=True)
-        if has_docstring:  # python -OO strips them
-            cls.__doc__ = merge_numpydoc(cls, list(inspect.signature(cls).parameters))
+        cls.__doc__ = own  # where there is none, dataclass writes the signature
+        cls.__doc__ = merge_numpydoc(cls, list(inspect.signature(cls).parameters)) or None
 
     def _parameters_for(self, function):
         """The parameters that a function takes, by name."""
         names = inspect.signature(function).parameters
         return {name: v for name, v in self.get_params(deep=False).items() if name in names}
 
+    @contextlib.contextmanager
+    def _plain_parameters(self) -> Iterator[None]:
+        """Let parameters be plain values while the estimator is fitted, and restore the user's."""
+        given = self.get_params(deep=False)
+        changed = {name: plain(v) for name, v in given.items() if plain(v) is not v}
+        vars(self).update(changed)
+        try:
+            yield
+        finally:
+            for name, value in changed.items():
+                if getattr(self, name) is value:  # else a callback has set another one
+                    setattr(self, name, given[name])
+
+    def _plain_copy(self):
+        """Return a shallow copy whose parameters are plain values."""
+        copied = copy.copy(self)
+        for name, value in self.get_params(deep=False).items():
+            setattr(copied, name, plain(value))
+        return copied
+
     def _check_parameters(self):
-        """Raise ValueError if a parameter is out of range; subclasses add their own checks."""
+        """Raise ValueError if a parameter is invalid; subclasses add their own checks."""
         check_integer("n_clusters", self.n_clusters, 1)
         check_integer("image_size", self.image_size, 1, also=[None])
         check_integer("max_epochs", self.max_epochs, 1, also=["auto"])
@@ -185,21 +220,50 @@ class SharedParameters(BaseEstimator):
         check_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
         check_real("weight_decay", self.weight_decay, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("precision", self.precision, ["auto", "fp32", "bf16"])
         check_choice("cuda_graphs", self.cuda_graphs, ["auto", True, False])
         check_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
-        check_choice("on_error", self.on_error, ["raise", "warn"])
-        if not isinstance(self.cache_dir, (str, Path, type(None))):
-            raise ValueError(f"cache_dir must be a path or None; got {self.cache_dir!r}")
-        if not isinstance(self.backbone, nn.Module):
-            check_choice("backbone", self.backbone, ["auto", *BACKBONES])
+        check_folder("checkpoint_dir", self.checkpoint_dir, is_complete=has_checkpoints)
+        check_folder("cache_dir", self.cache_dir)
+        check_integer("verbose", self.verbose, 0, also=[False, True])
+        _check_random_state(self.random_state)
+        self._check_runtime_parameters()
+        _check_backbone(self.backbone)
         if not callable(self.augment):
             check_choice("augment", self.augment, ["auto", *AUGMENTATIONS])
         if self.image_shape is not None:
             _check_image_shape(self.image_shape)
 
+    def _check_runtime_parameters(self):
+        """Raise ValueError if a parameter that a fitted estimator uses as well is invalid."""
+        check_device(self.device)
+        check_choice("precision", self.precision, ["auto", "fp32", "bf16"])
+        check_choice("on_error", self.on_error, ["raise", "warn"])
+        n_jobs = plain(self.n_jobs)
+        if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+            raise_invalid("n_jobs", self.n_jobs, "an int other than 0, or None")
+
+
+def _check_backbone(backbone):
+    if not isinstance(backbone, nn.Module):
+        check_choice("backbone", backbone, ["auto", *BACKBONES])
+    elif any(tensor.is_meta for tensor in backbone.state_dict().values()):
+        raise ValueError(
+            "backbone is on the device 'meta' and has no values; give a module on another device"
+        )
+
+
+def _check_random_state(random_state):
+    try:
+        check_random_state(plain(random_state))
+    except ValueError:
+        expected = "an int from 0 to 2**32 - 1, a numpy.random.RandomState or None"
+        if isinstance(random_state, Generator):
+            expected += ", such as int(generator.integers(2**32))"
+        raise_invalid("random_state", random_state, expected)
+
 
 def _check_image_shape(shape):
+    shape = plain(shape)
     if not isinstance(shape, (tuple, list)) or len(shape) not in (2, 3):
         raise ValueError(
             "image_shape must be (height, width) or (height, width, channels) or None; "

@@ -4,7 +4,6 @@ The arrays are tensors of the file; everything else is JSON in its header. Readi
 nothing: what is neither a plain value nor an array is refused when it is written.
 """
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +18,10 @@ from torch import nn
 
 from skcc import distributed
 from skcc._version import __version__
-from skcc.atomic import atomic_write
+from skcc.ambient import default_torch_state
+from skcc.atomic import atomic_write, check_can_be_written
 from skcc.augment import ImageAugmentation, NoAugmentation, VectorAugmentation
-from skcc.training.settings import resolve_device
+from skcc.training.settings import check_device
 
 _FORMAT = 1
 
@@ -218,10 +218,14 @@ class SaveLoadMixin:
 
         TypeError
             If a parameter cannot be stored.
+
+        OSError
+            If the file cannot be written, such as in a folder that does not exist.
         """
         check_is_fitted(self)
         if not distributed.is_rank_zero():
             return
+        check_can_be_written(Path(path))
         header = {
             "estimator": type(self).__name__,
             "versions": {
@@ -230,10 +234,11 @@ class SaveLoadMixin:
             },
             "parameters": {name: plain_value(value) for name, value in self._fitted_with.items()},
         }
-        without_callbacks = copy.copy(self).set_callbacks()
+        without_callbacks = self._plain_copy().set_callbacks()
         write(path, header, without_callbacks.__getstate__())
 
     @classmethod
+    @default_torch_state()
     def load(cls, path, *, device="auto", backbone=None, augment=None):
         """Read an estimator that was saved; nothing in the file is executed.
 
@@ -269,7 +274,7 @@ class SaveLoadMixin:
             If the file is damaged, foreign, of a newer skcc or of another estimator, or if a
             module or function must be given.
         """
-        resolve_device(device)
+        check_device(device)
         header, state = read(path, {"backbone": backbone, "augment": augment})
         if header.get("estimator") != cls.__name__:
             raise ValueError(f"{path} holds a {header.get('estimator')}, not a {cls.__name__}")

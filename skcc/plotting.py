@@ -55,15 +55,15 @@ class ClusterGridDisplay:
         ValueError
             If the estimator was fitted on vectors.
         """
-        p = estimator.predict_proba(X)
+        source = data.resolve(X)
+        p = estimator.predict_proba(source)
         if estimator.image_shape_ is None:
             raise ValueError("ClusterGridDisplay shows images; the estimator was fitted on vectors")
         store, _ = data.read(
-            X,
-            image_shape=estimator.image_shape_,
-            n_jobs=estimator.n_jobs,
-            on_error=estimator.on_error,
+            source, known=estimator._format, n_jobs=estimator.n_jobs, on_error=estimator.on_error
         )
+        if isinstance(store, data.SourceStore):
+            store = store.read()
         p = p[store.sample_indices]
         labels, confidence = p.argmax(axis=1), p.max(axis=1)
         images, sizes = [], []

@@ -1,6 +1,7 @@
 """Random numbers: a generator per epoch, and torch's global generators behind a lock."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +9,16 @@ import numpy as np
 import torch
 
 _lock = threading.RLock()
+
+
+def _reset_after_fork():
+    """Replace the lock in a forked child, where a thread that held it no longer exists."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def epoch_generator(seed: int, epoch: int, attempt: int = 0) -> torch.Generator:

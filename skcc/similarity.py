@@ -8,6 +8,8 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
+from skcc.ambient import default_torch_state
+
 PAIRS = ("positive instances", "negative instances", "positive clusters", "negative clusters")
 
 
@@ -148,6 +150,7 @@ class SimilarityMonitor:
             self.similarity_.append(similarity_of(fitted_estimator, X, self.random_state))
 
 
+@default_torch_state()
 def similarity_of(estimator, X, random_state: int) -> dict[str, tuple[float, float]]:
     """Compute `pair_similarity` of a fitted estimator on images.
 

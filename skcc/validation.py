@@ -1,18 +1,77 @@
 """Checks of the parameters of estimators."""
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
 
 
-def _raise_invalid(name, value, expected):
-    """Raise the ValueError of an invalid parameter."""
+def plain(value):
+    """Return a parameter as a value of Python's own types, where NumPy or a path object holds it.
+
+    Parameters
+    ----------
+    value : object
+        Value of a parameter.
+
+    Returns
+    -------
+    plain : object
+        For scalars and arrays of NumPy the number, string or tuple; for `os.PathLike` other than
+        `Path` the string; the value itself otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain(np.str_("gray")), plain(np.array([8, 8])), plain("gray")
+    ('gray', (8, 8), 'gray')
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+        return tuple(value) if isinstance(value, list) else value
+    if type(value) in (list, tuple) and any(isinstance(v, (np.generic, np.ndarray)) for v in value):
+        return type(value)(map(plain, value))
+    if isinstance(value, os.PathLike) and not isinstance(value, Path):
+        return os.fsdecode(value)
+    return value
+
+
+def raise_invalid(name: str, value, expected: str) -> NoReturn:
+    """Raise the ValueError of an invalid parameter.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter.
+
+    value : object
+        Its value.
+
+    expected : str
+        What it must be.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
     raise ValueError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
 
 
 def _is_one_of(value, choices):
     """Whether a value is one of some strings or singletons such as None."""
-    return any(value is c or (isinstance(c, str) and value == c) for c in choices)
+    return any(value is c or (isinstance(c, str) and _equal(value, c)) for c in choices)
+
+
+def _equal(value, choice):
+    """Whether a value equals a choice and is of its type; True is not 1, and 1.0 is not 1."""
+    if isinstance(value, bool) != isinstance(choice, bool):
+        return False
+    return isinstance(value, type(choice)) and value == choice
 
 
 def check_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
@@ -37,10 +96,11 @@ def check_integer(name: str, value, low: int, *, also: Iterable = ()) -> None:
     ValueError
         If the value is invalid.
     """
-    if _is_one_of(value, also):
+    number = plain(value)
+    if _is_one_of(number, also):
         return
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        _raise_invalid(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < low:
+        raise_invalid(name, value, " or ".join([f"an int >= {low}", *map(repr, also)]))
 
 
 def check_real(
@@ -79,18 +139,19 @@ def check_real(
     ValueError
         If the value is invalid.
     """
-    if _is_one_of(value, also):
+    number = plain(value)
+    if _is_one_of(number, also):
         return
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high or (value == low and not closed):
+    is_number = isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+    if not is_number or not low <= number <= high or (number == low and not closed):
         expected = f"a number {'>=' if closed else '>'} {low:g}"
         if high < math.inf:
             expected += f" and <= {high:g}"
-        _raise_invalid(name, value, " or ".join([expected, *map(repr, also)]))
+        raise_invalid(name, value, " or ".join([expected, *map(repr, also)]))
 
 
 def check_choice(name: str, value, choices: Iterable) -> None:
-    """Check that a parameter is one of some choices, of the same type.
+    """Check that a parameter is one of some choices, of the same type; NumPy's count as Python's.
 
     Parameters
     ----------
@@ -108,6 +169,47 @@ def check_choice(name: str, value, choices: Iterable) -> None:
     ValueError
         If the value is invalid.
     """
-    choices = list(choices)
-    if not any(type(value) is type(c) and value == c for c in choices):
-        _raise_invalid(name, value, "one of " + ", ".join(map(repr, choices)))
+    choices, given = list(choices), plain(value)
+    if not any(_equal(given, c) for c in choices):
+        raise_invalid(name, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def check_folder(name: str, folder, *, is_complete: Callable[[Path], bool] | None = None) -> None:
+    """Check that a parameter is None, or a folder in which files can be made.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter.
+
+    folder : object
+        Its value. A folder that does not exist must be one that can be made.
+
+    is_complete : callable, default=None
+        Returns whether an existing folder already holds what is needed, so that it need not be
+        writable.
+
+    Raises
+    ------
+    ValueError
+        If the value is invalid.
+    """
+    folder = plain(folder)
+    if folder is None:
+        return
+    if not isinstance(folder, (str, Path)):
+        raise_invalid(name, folder, "a path or None")
+    path = existing = Path(folder).absolute()
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is made later, or a file is in its place
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+        raise ValueError(f"{name}={str(folder)!r} cannot be a folder: {error}") from error
+    while not os.path.lexists(existing):  # ends at the root
+        existing = existing.parent
+    if not existing.is_dir():
+        raise_invalid(name, folder, f"a folder, and {existing} is not one")
+    is_writable = os.access(existing, os.W_OK | os.X_OK)
+    if not is_writable and not (existing == path and is_complete and is_complete(path)):
+        raise_invalid(name, folder, f"a folder that can be written to, and {existing} cannot")

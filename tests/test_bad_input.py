@@ -1,5 +1,7 @@
 """Bad input: early, with what was got and what is wanted, and nothing lost."""
 
+import copy
+import re
 import warnings
 
 import numpy as np
@@ -9,9 +11,13 @@ import torch
 from estimators import FULL
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from torch import nn
 
+from skcc import ContrastiveClustering, TwinContrastClustering
+from skcc.augment import ImageAugmentation, VectorAugmentation
 from skcc.exceptions import DivergenceWarning, ImageReadError
 
+UNREADABLE = ["/no/such/file.png"] * 4  # its error comes first if anything is read
 GOOD = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 ESTIMATORS = FULL
 
@@ -90,6 +96,37 @@ BAD_PARAMETERS = {
     "precision": ["fp16", None],
     "cuda_graphs": ["always", 1, None],
     "augmented_views": [3, "both", True],
+    "max_seconds": [0, "1 h"],
+    "sync_batchnorm": ["yes", 1],
+    "random_state": ["42", -1, 2**32, 1.5, np.random.default_rng(0), [1, 2]],
+    "checkpoint_dir": [True, b"a", __file__, "a\0b"],
+    "cache_dir": [True, 3, __file__, __file__ + "/below"],
+    "n_jobs": ["2", 0, 1.5],
+    "on_error": ["ignore", None],
+    "verbose": ["yes", -1, None],
+    "projection_dim": [0, "x"],
+    "n_heads": [0, None],
+    "instance_temperature": [0, "x"],
+    "cluster_temperature": [-1, None],
+    "instance_weight": [-1, "x"],
+    "cluster_weight": [-1, None],
+    "entropy_weight": [-1, float("nan")],
+}
+BAD_PARAMETERS["device"] += ["meta", torch.device("meta"), "CPU", True, ["cpu"], "hpu"]
+BAD_PARAMETERS["backbone"] += [nn.Identity, nn.Linear(3, 2, device="meta")]
+BAD_TWIN_PARAMETERS = {
+    "assignment_temperature": [0, "x"],
+    "gumbel_temperature": [0, None],
+    "gumbel_noise": [-1, "x"],
+    "prior_weight": [-1],
+    "instance_queue": [-1, 2.0],
+    "cluster_queue": [-1, "x"],
+    "momentum": [1.5, -1, "x"],
+    "prior": ["x", True],
+    "membership": ["x", None],
+    "cluster_gradient": ["x", None],
+    "conditioned": ["x", 1],
+    "symmetric": ["x", 0],
 }
 
 
@@ -97,9 +134,110 @@ BAD_PARAMETERS = {
     ("name", "value"), [(n, v) for n, values in BAD_PARAMETERS.items() for v in values]
 )
 def test_bad_parameters_are_named_with_what_came(estimator, name, value):
+    assert_named_before_reading(estimator, name, value)
+
+
+def assert_named_before_reading(estimator, name, value):
     estimator.set_params(**{name: value})
-    with pytest.raises(ValueError, match=f"(?s){name}.*"):
-        estimator.fit(GOOD)
+    with pytest.raises(ValueError, match=f"^(each entry of )?{name}\\b") as caught:
+        estimator.fit(UNREADABLE)
+    assert not isinstance(caught.value, ImageReadError)
+
+
+@pytest.mark.parametrize("name", BAD_TWIN_PARAMETERS)
+def test_bad_parameters_of_a_method_are_named(name):
+    for value in BAD_TWIN_PARAMETERS[name]:
+        assert_named_before_reading(TwinContrastClustering(3), name, value)
+    assert vars(TwinContrastClustering).keys() >= BAD_TWIN_PARAMETERS.keys()
+
+
+def test_every_parameter_has_a_bad_value():
+    assert TwinContrastClustering().get_params().keys() == (
+        BAD_PARAMETERS.keys() | BAD_TWIN_PARAMETERS.keys()
+    )
+
+
+def test_a_generator_is_answered_by_a_line_that_works():
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"such as (int\(generator\.integers\(2\*\*32\)\))") as e:
+        ContrastiveClustering(random_state=generator).fit(UNREADABLE)
+    line = re.search(r"such as (int\(.*\)\)?);", str(e.value))[1]
+    ContrastiveClustering(random_state=eval(line, {"generator": generator}))._check_parameters()
+
+
+RUNTIME = {"device": "meta", "precision": "fp8", "on_error": "ignore", "n_jobs": "2"}
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_parameters_of_a_fitted_estimator_are_named_as_early(fitted, name):
+    other = copy.copy(fitted).set_params(**{name: RUNTIME[name]})
+    for method in ("predict", "predict_proba", "transform", "score"):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            getattr(other, method)(UNREADABLE)
+
+
+@pytest.mark.parametrize("X", ["/no/folder", ["/no/u.png"] * 3, "/no/*.png"])
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_unlabeled_files_that_do_not_exist_are_named_first(X, on_error):
+    with pytest.raises(ImageReadError, match=r"^unlabeled: .*/no/"):
+        ContrastiveClustering(2, on_error=on_error).fit(UNREADABLE, unlabeled=X)
+    with pytest.raises(ValueError, match="instance_weight > 0"):
+        ContrastiveClustering(2, instance_weight=0).fit(UNREADABLE, unlabeled=X)
+
+
+class Doubles(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x).double()
+
+
+class Indices(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x).argmax(1, keepdim=True)
+
+
+class Pair(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Nothing(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x)[:, :0]
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise KeyError("weight")
+
+
+NO_FEATURES = {
+    "float64": (Doubles(), r"gave shape \(2, 192\) and torch.float64"),
+    "integers": (Indices(), r"gave shape \(2, 1\) and torch.int64"),
+    "tuple": (Pair(), "gave tuple"),
+    "no columns": (Nothing(), r"gave shape \(2, 0\)"),
+    "its own error": (Broken(), "KeyError: 'weight'"),
+    "no forward": (nn.Module(), "forward"),
+    "weights in float64": (nn.Sequential(nn.Flatten(), nn.Linear(192, 3).double()), "dtype"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_FEATURES)
+def test_a_module_without_features_is_named_before_training(estimator, case):
+    module, message = NO_FEATURES[case]
+    with pytest.raises(ValueError, match=f"^backbone .*{message}"):
+        estimator.set_params(backbone=module, image_size=8).fit(GOOD)
+
+
+@pytest.mark.parametrize("name", ["backbone", "augment"])
+def test_what_is_for_images_is_not_for_vectors(estimator, name):
+    for_images = {"backbone": ["conv4", "resnet18"], "augment": ["natural", ImageAugmentation()]}
+    for value in for_images[name]:
+        with pytest.raises(ValueError, match=f"^{name}=.* for images, .* vectors of 4 features"):
+            estimator.set_params(**{name: value}).fit(np.eye(4))
+    for_vectors = {"backbone": ["mlp"], "augment": ["vector", VectorAugmentation()]}
+    for value in for_vectors[name]:
+        with pytest.raises(ValueError, match=rf"^{name}=.* vectors, .* of shape \(8, 8, 3\)"):
+            estimator.set_params(**{name: value}).fit(GOOD)
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "transform", "score"])
@@ -122,7 +260,7 @@ def fitted(request):
         (GOOD[..., :1], r"\(8, 8, 1\).*\(8, 8, 3\)"),
         (GOOD[..., 0], r"\(8, 8, 1\).*\(8, 8, 3\)"),
         (GOOD.reshape(20, -1)[:, :-1], "191 features.*192 features"),
-        (GOOD * 1.0, r"\[0, 1\]"),
+        (GOOD * 2.0, r"from 0 to 510.*fitted on integers from 0 to 255"),
         (GOOD[:0], "0 sample"),
     ],
 )

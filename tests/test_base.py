@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import normalize
 from torch import nn
 
@@ -45,8 +46,12 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@every_estimator
+# Reading is the same for all methods, so the further ones see a few kinds only.
+ON_KINDS = [(ESTIMATORS[0], kind) for kind in KINDS]
+ON_KINDS += [(cls, kind) for cls in ESTIMATORS[1:] for kind in ("NHWC uint8", "paths", "vectors")]
+
+
+@pytest.mark.parametrize(("cls", "kind"), ON_KINDS)
 def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
     X = kinds_of_x[kind]
     model = quick(cls)
@@ -181,6 +186,75 @@ def test_parameters_changed_after_fit_do_not_break_the_fitted_model(fitted, shap
     np.testing.assert_array_equal(other.predict_proba(shapes[0]), expected)
 
 
+# -- parameters from NumPy ------------------------------------------------------------------
+
+FROM_NUMPY = {
+    "n_clusters": np.int64(3),
+    "max_epochs": np.array(2),
+    "batch_size": np.uint8(40),
+    "learning_rate": np.array(1e-3),
+    "weight_decay": np.float64(0),
+    "max_seconds": np.array(1000),
+    "backbone": np.str_("conv4"),
+    "augment": np.array("gray"),
+    "image_size": np.int32(16),
+    "image_shape": np.array([16, 16, 1]),
+    "schedule": np.array("constant"),
+    "device": np.str_("cpu"),
+    "precision": np.array("fp32"),
+    "cuda_graphs": np.False_,
+    "sync_batchnorm": np.True_,
+    "n_jobs": np.array(2),
+    "on_error": np.str_("warn"),
+    "random_state": np.array(0),
+    "verbose": np.int64(0),
+    "readout": np.array(["head", "kmeans"])[1],
+    "augmented_views": np.int64(2),
+    "n_heads": np.int8(2),
+    "instance_weight": np.float32(1),
+}
+
+
+@every_estimator
+def test_values_from_numpy_are_as_good_as_pythons(cls, shapes):
+    model = cls(**FROM_NUMPY).fit(shapes[0])
+    for name, value in FROM_NUMPY.items():
+        assert getattr(model, name) is value, "parameters are kept as they were given"
+    plain = {name: value.tolist() for name, value in FROM_NUMPY.items()}
+    expected = cls(**plain | {"image_shape": (16, 16, 1)}).fit(shapes[0])
+    np.testing.assert_array_equal(model.predict_proba(shapes[0]), expected.predict_proba(shapes[0]))
+    assert model.score(shapes[0]) == expected.score(shapes[0])
+    assert model.settings_ == expected.settings_
+    assert all(type(value) is not np.ndarray for value in model._fitted_with.values())
+    clone(model).fit(shapes[0])
+
+
+@pytest.mark.parametrize("shape", [np.array([16, 16]), [16, 16], (np.int64(16), 16), [16, 16, 1]])
+def test_image_shapes_of_every_type(shapes, shape):
+    rows = shapes[0].reshape(120, -1)
+    model = quick(ContrastiveClustering, max_epochs=1, image_shape=shape).fit(rows)
+    assert model.image_shape_ == (16, 16, 1)
+    assert model.predict(rows).shape == (120,)
+
+
+def test_parameters_are_restored_after_an_error(shapes):
+    value = np.array(["head"])[0]
+    model = quick(ContrastiveClustering, readout=value, augment=np.array("no such"))
+    with pytest.raises(ValueError, match="augment must be"):
+        model.fit(shapes[0])
+    with pytest.raises(ValueError, match="n_samples=2"):
+        model.set_params(augment=np.array("gray")).fit(shapes[0][:2])
+    assert model.readout is value
+    assert type(model.augment) is np.ndarray
+
+
+def test_grid_search_over_arrays(shapes):
+    grid = {"readout": np.array(["head", "kmeans"]), "augmented_views": np.array([1, 2])}
+    search = GridSearchCV(quick(ContrastiveClustering), grid, cv=2, error_score="raise")
+    search.fit(shapes[0][:40])
+    assert search.best_params_.keys() == grid.keys()
+
+
 # -- the score ------------------------------------------------------------------------------
 
 
@@ -240,6 +314,13 @@ def test_a_module_of_the_users_is_copied_and_seeded(shapes):
     np.testing.assert_array_equal(packed.predict(shapes[0]), model.labels_)
 
 
+def test_a_module_may_have_lazy_layers(shapes):
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(9))
+    model = quick(ContrastiveClustering, backbone=lazy).fit(shapes[0])
+    assert model.transform(shapes[0]).shape == (120, 9)
+    np.testing.assert_array_equal(model.predict(shapes[0]), model.labels_)
+
+
 def test_a_module_without_features_is_refused(shapes):
     with pytest.raises(ValueError, match=r"cannot take a batch of shape \(n, 1, 16, 16\): .*chan"):
         quick(ContrastiveClustering, backbone=nn.Conv2d(3, 8, 3)).fit(shapes[0])
@@ -294,7 +375,9 @@ def test_any_number_of_images(n):
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 40), (64, 64), (129, 97)])
 def test_any_size_of_images(shape):
     X = np.random.default_rng(0).integers(0, 256, (24, *shape, 3), dtype=np.uint8)
-    model = quick(ContrastiveClustering, max_epochs=1).fit(X)
+    # Of the axes (2, 3, 3) two are equal, so without a word the first one would be the channels.
+    said = {"image_shape": shape} if shape == (2, 3) else {}
+    model = quick(ContrastiveClustering, max_epochs=1, **said).fit(X)
     assert model.image_shape_ == (*shape, 3)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
 

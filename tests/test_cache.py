@@ -225,10 +225,10 @@ def test_another_decoder_decodes_again(files, folder, opened, monkeypatch):
 def test_files_that_change_while_they_are_decoded_are_not_kept(files, folder, monkeypatch):
     decode = decoding.decode
 
-    def touch(source, out):
+    def touch(source, *out):
         if source == files[9]:
             os.utime(files[0])
-        return decode(source, out)
+        return decode(source, *out)
 
     monkeypatch.setattr(decoding, "decode", touch)
     expected = read(files)[0].samples
@@ -328,10 +328,10 @@ def test_what_could_not_be_read_then_but_can_be_now_makes_the_file_again(
 ):
     decode = decoding.decode
 
-    def fail(source, out):
+    def fail(source, *out):
         if source == files[7]:
             raise ImageReadError("the disk is away")
-        return decode(source, out)
+        return decode(source, *out)
 
     monkeypatch.setattr(decoding, "decode", fail)
     store, fmt = read(files, cache_dir=folder, on_error="warn")
@@ -340,6 +340,43 @@ def test_what_could_not_be_read_then_but_can_be_now_makes_the_file_again(
     later, _ = read(files, cache_dir=folder, on_error="warn", known=fmt)
     assert len(later) == 60
     np.testing.assert_array_equal(pixels(files, folder), colours)
+
+
+def test_a_header_that_could_not_be_read_then_but_can_be_now_makes_the_note_again(
+    files, folder, monkeypatch
+):
+    """The shape is that of all images, not only of those that could be read at first."""
+    for file in files[5:]:
+        Image.new("L", (4, 4)).save(file)
+    header = decoding.header
+
+    def fail(source):
+        if source in files[5:]:
+            raise ImageReadError("the disk is away")
+        return header(source)
+
+    monkeypatch.setattr(decoding, "header", fail)
+    monkeypatch.setattr(decoding, "decode", lambda source, *out: fail(source))
+    for _ in range(2):
+        store, fmt = read(files, cache_dir=folder, on_error="warn")
+        assert len(store) == 5
+        assert fmt.shape == (12, 10, 3)
+    monkeypatch.undo()
+    expected, fmt = read(files)
+    assert fmt.shape == (4, 4, 3)
+    store, same = read(files, cache_dir=folder, on_error="warn")
+    assert same == fmt
+    np.testing.assert_array_equal(store.samples, expected.samples)
+
+
+@pytest.mark.parametrize("failed", [3, "x", [60], [-1], [True], [1.0], None, {}])
+def test_notes_with_failures_that_cannot_be_are_not_believed(files, folder, failed):
+    pixels(files, folder)
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text())
+    content["note"] |= {"failed": failed, "size": [3, 3]}
+    path.write_text(json.dumps(content))
+    assert pixels(files, folder).shape == (60, 12, 10, 3)
 
 
 # -- estimators -----------------------------------------------------------------------------

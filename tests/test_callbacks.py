@@ -1,6 +1,7 @@
 """What verbose shows, what scikit-learn's callbacks see, and what loggers write."""
 
 import csv
+import io
 import pickle
 import re
 import sys
@@ -34,6 +35,21 @@ def epochs(progress, n=3):
     with progress as report:
         for epoch in range(n):
             report(epoch, {"instance": 2.5, "cluster": 1.25}, 0.5)
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_verbose_where_there_is_no_standard_error(capfd, shapes, monkeypatch, tqdm):
+    """As under pythonw, or where a program has closed it."""
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    closed = io.StringIO()
+    closed.close()
+    for stderr in (None, closed):
+        with monkeypatch.context() as m:
+            m.setattr(sys, "stderr", stderr)
+            model = quick(max_epochs=2, verbose=1).fit(shapes[0][:40])
+        assert model.n_iter_ == 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_silent(capfd):

@@ -126,7 +126,7 @@ def one(tmp_path_factory, shapes):
     return of
 
 
-@pytest.fixture(params=["two", "three"])
+@pytest.fixture(params=["two", pytest.param("three", marks=pytest.mark.long)])
 def several(request):
     return request.getfixturevalue(request.param)
 
@@ -181,9 +181,10 @@ def test_batch_norm_is_that_of_the_whole_batch(several, one):
 def test_whole_fits_give_the_labels_of_one_process_on_every_rank(two, one):
     for kind, alone in one("fits").items():
         for found in two:
-            assert torch.equal(found["fits"][kind]["labels"], alone["labels"]), kind
+            if kind == "contrastive":  # the others are not trained until classes are found
+                assert torch.equal(found["fits"][kind]["labels"], alone["labels"])
+                assert found["fits"][kind]["score"] == pytest.approx(alone["score"], abs=0.1)
             assert found["fits"][kind]["epochs"] == alone["epochs"]
-            assert found["fits"][kind]["score"] == pytest.approx(alone["score"], abs=0.1)
             assert largest_difference(found["fits"][kind]["weights"],
                                       two[0]["fits"][kind]["weights"]) == 0  # fmt: skip
 

@@ -5,6 +5,7 @@ import pickle
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from estimators import FULL
@@ -155,6 +156,25 @@ def test_one_picture_in_many_dtypes_is_one_picture(cls, kinds_of_x, dtype):
     )
 
 
+@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+def test_fit_on_one_form_and_predict_on_another(cls, kinds_of_x):
+    X, paths, pil = (kinds_of_x[kind] for kind in ("NHWC uint8", "paths", "PIL"))
+    first = np.ascontiguousarray(X.transpose(0, 3, 1, 2))
+    forms = [X, X / 1.0, X / 255, (X / 255).astype(np.float16), X.astype(object), X.tolist(),
+             first, torch.from_numpy(first).bfloat16(), list(torch.from_numpy(first)), paths, pil,
+             pd.Series(list(X)), torch.utils.data.TensorDataset(torch.from_numpy(X))]  # fmt: skip
+    rows = X.reshape(120, -1)
+    tables = [rows, rows / 1.0, pd.DataFrame(rows).astype(float), rows.tolist(),
+              list(torch.from_numpy(rows).bfloat16())]  # fmt: skip
+    for fitted, later in ((X, forms + tables), (pil, forms), (first / 255, forms[2:7:4])):
+        model = cls(n_clusters=3, max_epochs=1, random_state=0, device="cpu").fit(fitted)
+        for other in later:
+            np.testing.assert_array_equal(model.predict(other), model.labels_)
+    for wrong in (rows, rows / 255):  # in which order?
+        with pytest.raises(ValueError, match="cannot tell the order"):
+            model.predict(wrong)
+
+
 @pytest.mark.parametrize("side", [1, 8, 33, 224, 512])
 @pytest.mark.parametrize("layout", ["gray", "NHWC", "NCHW", "PIL"])
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
@@ -169,8 +189,7 @@ def test_from_one_pixel_to_512(cls, side, layout):
     }[layout]()
     model = cls(n_clusters=2, max_epochs=1, random_state=0, device="cpu").fit(X)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
-    if side > 4:  # below, an axis of pixels may be taken for the channels
-        assert model.image_shape_[2] == (1 if layout == "gray" else 3)
+    assert model.image_shape_[2] == (1 if layout == "gray" else 3)
 
 
 @pytest.mark.parametrize(

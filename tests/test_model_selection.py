@@ -167,7 +167,10 @@ def test_a_scaler_before_and_rows_as_images(cls, kinds_of_x):
     labels = pipeline.fit_predict(rows)
     np.testing.assert_array_equal(pipeline.predict(rows), labels)
     assert pipeline[-1].image_shape_ == (16, 16, 3)
-    assert pipeline.predict(10 * rows).shape == (120,), "values beyond those of fit"
+    first = clone(pipeline).fit(rows[:100])
+    assert first.predict(rows).shape == (120,), "some values are beyond those of fit"
+    with pytest.raises(ValueError, match=r"was fitted on numbers from .* Scale X as"):
+        pipeline.predict(10 * rows)
 
 
 @every_estimator

@@ -20,6 +20,7 @@ from torch import nn
 
 import skcc
 from skcc import persistence
+from skcc.atomic import atomic_write
 from skcc.augment import ImageAugmentation
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -272,6 +273,77 @@ def test_saving_needs_a_fit_and_a_failed_write_leaves_the_old_file(
         fitted.save(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     np.testing.assert_array_equal(cls.load(path).labels_, fitted.labels_)
+
+
+def test_a_path_that_cannot_be_written_is_named(cls, fitted, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    cases = [
+        (tmp_path / "nowhere" / "m", FileNotFoundError, "no folder"),
+        (tmp_path / "file" / "m", NotADirectoryError, "is not a folder"),
+        (tmp_path / "folder", IsADirectoryError, "Is a directory"),
+        (tmp_path / ("x" * 300), OSError, "too long"),
+    ]
+    with monkeypatch.context() as m:
+        m.setattr(persistence, "to_bytes", None)  # it fails before anything is packed
+        for path, error, message in cases[:3]:
+            with pytest.raises(error, match=message) as caught:
+                fitted.save(path)
+            assert caught.value.filename == str(path)
+    for path, error, message in cases:
+        with pytest.raises(error, match=message) as caught, atomic_write(path) as file:
+            file.write(b"x")
+        assert caught.value.filename == str(path)
+        assert ".tmp" not in str(caught.value)
+    monkeypatch.setattr("skcc.atomic.os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match="may not be written to") as caught:
+        fitted.save(tmp_path / "folder" / "m")
+    assert caught.value.filename == str(tmp_path / "folder" / "m")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(fitted, tmp_path):
+    fitted.save(tmp_path / ("x" * 250))
+    assert [path.name for path in tmp_path.iterdir()] == ["x" * 250]
+
+
+def test_a_failed_replacement_names_the_path(tmp_path, monkeypatch):
+    def replace(source, target):
+        raise PermissionError(13, "Permission denied", source, None, target)
+
+    monkeypatch.setattr("skcc.atomic.os.replace", replace)
+    with pytest.raises(PermissionError) as caught, atomic_write(tmp_path / "m") as file:
+        file.write(b"x")
+    assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'm'}'"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_body_are_unchanged(tmp_path):
+    with pytest.raises(OSError, match=r"^no space$"), atomic_write(tmp_path / "m"):
+        raise OSError("no space")
+
+
+class Remote:
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
+def test_parameters_from_numpy_are_stored(cls, shapes, tmp_path):
+    given = {
+        "n_clusters": np.array(3),
+        "image_shape": np.array([16, 16]),
+        "readout": np.array("kmeans"),
+        "cache_dir": Remote(tmp_path / "cache"),
+    }
+    model = cls(**QUICK | given).fit(shapes[0])
+    model.save(tmp_path / "m")
+    loaded = cls.load(tmp_path / "m")
+    assert (loaded.n_clusters, tuple(loaded.image_shape)) == (3, (16, 16))
+    assert (loaded.readout, loaded.cache_dir) == ("kmeans", None)
+    np.testing.assert_array_equal(loaded.predict(shapes[0]), model.labels_)
 
 
 def test_what_no_file_can_hold_is_refused_by_name(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skcc import ContrastiveClustering
+from skcc import ContrastiveClustering, data
 from skcc.report import page, thumbnails
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -172,7 +172,7 @@ def test_thumbnails_shrink_until_the_page_fits(tmp_path, monkeypatch):
     limit = 150_000
     monkeypatch.setattr(thumbnails, "MAX_TOTAL_CHARACTERS", limit)
     requests = [(range(40), 192), (range(0, 40, 2), 112)]
-    parts, shape = thumbnails.encode_thumbnails(files, (40, 60, 3), requests, n_jobs=2)
+    parts, shape = thumbnails.encode_thumbnails(files, data.Format((40, 60, 3)), requests, n_jobs=2)
     assert shape == (192, 288)
     assert [len(part) for part in parts] == [40, 20]
     total = sum(len(uri) for part in parts for uri in part.values())
@@ -181,7 +181,8 @@ def test_thumbnails_shrink_until_the_page_fits(tmp_path, monkeypatch):
 
 def test_a_file_that_is_gone_leaves_a_gap(clustering, tmp_path):
     files = [clustering.files[0], tmp_path / "gone.png"]
-    (images,), shape = thumbnails.encode_thumbnails(files, (16, 16, 1), [([0, 1], 192)])
+    gray = data.Format((16, 16, 1))
+    (images,), shape = thumbnails.encode_thumbnails(files, gray, [([0, 1], 192)])
     assert images[0].startswith("data:image/png;base64,")
     assert images[1] is None
     assert shape == (16, 16)  # not larger than the file
@@ -214,6 +215,7 @@ def test_large_tables_long_lists_lost_files_and_names_that_are_no_text(tmp_path)
     estimator = SimpleNamespace(
         n_clusters=n + 1,
         image_shape_=(16, 16, 1),
+        _format=data.Format((16, 16, 1)),
         settings_={"size": (3, 4), "none": None},
         history_=[],
         transform=lambda files: np.random.default_rng(0).normal(size=(len(files), 4)),

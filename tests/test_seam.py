@@ -424,6 +424,35 @@ def test_the_base_names_no_parameter_of_a_method():
             assert attribute not in own, f"{file}: {attribute}"
 
 
+def test_a_subclass_documents_what_it_inherits():
+    class Silent(FourViews):
+        more: int = 1
+
+    class Spoken(TwoPhases):
+        """Has a word of its own.
+
+        Parameters
+        ----------
+        n_clusters : int, default=8
+            As many as there are.
+
+        more : int, default=1
+            More of it.
+        """
+
+        more: int = 1
+
+    for cls in (Silent, Spoken):
+        names = [name for name in inspect.signature(cls).parameters if name != "more"]
+        places = [cls.__doc__.index(f"\n{name} : ") for name in names]
+        assert places == sorted(places)
+        assert "Wall-clock seconds that training may take" in cls.__doc__
+    assert Spoken.__doc__.startswith("Has a word of its own.")
+    assert "As many as there are." in Spoken.__doc__
+    assert "Epochs of the autoencoder" in Spoken.__doc__
+    assert "Number of clusters" not in Spoken.__doc__
+
+
 def test_small_methods_are_small():
     """What a method costs that uses each part of the seam."""
     for cls in METHODS:

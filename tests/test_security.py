@@ -233,16 +233,16 @@ def test_a_hostile_file_of_pixels_is_not_believed(tmp_path, content):
     "note",
     [
         {"size": [3]}, {"size": "ab"}, {"size": [2.5, 3]}, {"size": [0, 3]}, {"size": [-1, 3]},
-        {"short": 0}, {"short": None}, {"short": True}, {"channels": 4}, {"failed": -1},
-        {"other": 1},
+        {"short": 0}, {"short": None}, {"short": True}, {"channels": 4},
+        {"failed": [-1]}, {"failed": [20]}, {"failed": 1}, {"high": "1"}, {"other": 1},
     ],
     ids=str,
 )  # fmt: skip
 def test_a_hostile_note_is_not_believed(note):
-    whole = {"short": 8, "size": [8, 9], "channels": 3, "failed": 0}
-    assert files._is_note(whole)
-    assert files._is_note(whole | {"size": None})
-    assert not files._is_note(whole | note)
+    whole = {"short": 8, "size": [8, 9], "channels": 3, "high": None, "failed": []}
+    assert files._is_note(whole, 20)
+    assert files._is_note(whole | {"size": None, "failed": [3, 19]}, 20)
+    assert not files._is_note(whole | note, 20)
 
 
 def test_notes_that_are_nested_too_deeply_are_not_believed(tmp_path):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from skcc.data import image_files, read, resolve
+from skcc.data import decoding, image_files, read, resolve
 from skcc.data.sources import DatasetArrays, DatasetImages, identity
-from skcc.exceptions import ImageReadError
+from skcc.exceptions import ImageReadError, ImageReadWarning
 
 
 @pytest.fixture
@@ -48,8 +48,10 @@ def test_a_folder_is_its_image_files_in_the_order_of_the_parts_of_their_paths(tr
 def test_image_files_are_found_by_the_suffixes_that_pillow_decodes(tmp_path):
     for suffix in ("jpg", "jpeg", "PNG", "bmp", "tga", "jp2", "ppm", "ico", "webp", "mpo", "eps"):
         (tmp_path / f"x.{suffix}").touch()
-    assert "x.eps" not in names(image_files(tmp_path), tmp_path)
-    assert len(image_files(tmp_path)) == 10
+    with pytest.warns(ImageReadWarning, match=r"left out of .*: 1 \.eps: convert them to PNG"):
+        files = image_files(tmp_path)
+    assert "x.eps" not in names(files, tmp_path)
+    assert len(files) == 10
 
 
 def test_folders_that_hold_nothing_or_are_not_there(tmp_path):
@@ -84,11 +86,260 @@ def test_one_file_is_one_image(tree):
     assert read(tree / "0.gif")[0].samples.shape == (1, 8, 8, 3)
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
+# -- what a folder holds and is not read ----------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images, and no others yet."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
 def test_links_to_files_are_followed_and_loops_are_not(tree):
     (tree / "a" / "up").symlink_to(tree)
+    (tree / "a" / "other").symlink_to(tree / "b")
     (tree / "a" / "link.png").symlink_to(tree / "b" / "2.png")
-    assert len(image_files(tree)) == len(ALL) + 1
+    assert len(image_files(tree)) == len(ALL) + 1, "and nothing was left out, so nothing is said"
+
+
+def test_linked_folders_are_named(folder, tree):
+    (folder / "more").symlink_to(tree)
+    (folder / ".hidden").symlink_to(tree)
+    message = f"left out of {folder}: 1 linked folder, not followed: {folder}/more"
+    for find in (image_files, resolve, read):
+        with pytest.warns(ImageReadWarning, match=f"^{message}$"):
+            find(folder)
+    (folder / "own").mkdir()
+    (folder / ".shadow").mkdir()
+    (folder / "own" / "again").symlink_to(tree)
+    (folder / "shadow").symlink_to(folder / ".shadow")
+    with pytest.warns(ImageReadWarning, match=f"3 linked folders, not followed: {folder}/more, "):
+        assert len(image_files(folder)) == 4
+    (tree / "root").symlink_to(folder)
+    with pytest.warns(ImageReadWarning, match="linked folders"):
+        assert len(image_files(tree / "root")) == 4, "a link that is given is followed"
+
+
+def test_a_dead_link_is_an_image_that_cannot_be_read(folder):
+    (folder / "9.png").symlink_to("/not/mounted/9.png")
+    (folder / "8").symlink_to("/not/mounted")
+    (folder / "loop.JPG").symlink_to("loop.JPG")
+    (folder / "notes.txt").symlink_to("/not/mounted/notes.txt")
+    found = ["0.png", "1.png", "2.png", "3.png", "8", "9.png", "loop.JPG"]
+    for X in (folder, f"{folder}/*"):
+        assert names(resolve(X).value, folder) == found
+        with pytest.raises(ImageReadError, match=f"no such file: {folder}/8, a link to /not/mount"):
+            read(X)
+        store, _ = read(X, on_error="warn")
+        assert list(store.invalid) == [4, 5, 6]
+        assert store.invalid[5] == f"no such file: {folder}/9.png, a link to /not/mounted/9.png"
+    for i in range(4):
+        (folder / f"{i}.png").unlink()
+    with pytest.raises(ImageReadError, match="no such file"):
+        read(folder)
+    with pytest.raises(ImageReadError, match="none of the 3 images of X could be read"):
+        read(folder, on_error="warn")
+
+
+@pytest.fixture
+def locked(folder, monkeypatch):
+    """A subfolder that may not be listed, and a file that may not be opened, even by root."""
+    (folder / "sub").mkdir()
+    Image.new("L", (4, 4)).save(folder / "sub" / "x.png")
+    Image.new("L", (4, 4)).save(folder / "plain", "png")
+    shut = {str(folder / "sub"), str(folder / "plain")}
+    scandir, open_file = os.scandir, io.open
+
+    def refuse(work, path, *args, **kwargs):
+        if isinstance(path, (str, Path)) and str(path).rstrip("/") in shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return work(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "scandir", lambda path=".": refuse(scandir, path))
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: refuse(open_file, path, *a, **k))
+    return shut
+
+
+def test_what_may_not_be_looked_at_is_an_image_that_cannot_be_read(folder, locked):
+    found = ["0.png", "1.png", "2.png", "3.png", "plain", "sub"]
+    assert names(image_files(folder), folder) == found
+    with pytest.raises(ImageReadError, match=f"{folder}/plain as an image: Permission denied"):
+        read(folder)
+    store, _ = read(folder, on_error="warn")
+    assert store.invalid == {
+        4: f"cannot read {folder}/plain as an image: Permission denied",
+        5: f"cannot read {folder}/sub as an image: Permission denied",
+    }
+    for pattern in (f"{folder}/**", f"{folder}/**/*.png", f"{folder}/*/*.png"):
+        assert folder / "sub" in map(Path, resolve(pattern).value)
+    for X in (f"{folder}/sub/*.png", [f"{folder}/sub/*.png"]):
+        with pytest.raises(ImageReadError, match=f"{folder}/sub as an image: Permission denied"):
+            read(X)
+    locked.add(str(folder.parent))  # it is enough to list what has to be listed
+    assert len(resolve(f"{folder}/*.png").value) == 4
+    locked.add(str(folder))
+    for find in (image_files, resolve, read):
+        with pytest.raises(ImageReadError, match=f"{folder} cannot be listed: Permission denied"):
+            find(folder)
+
+
+def test_files_that_need_a_plugin_are_counted_in_one_warning(folder, without_plugins):
+    for name in ("IMG.HEIC", "b.heic", "c.jxl", "raw.NEF", "notes.txt", "x.dcm"):
+        (folder / name).write_bytes(b"....ftypheic")
+    (folder / "plain").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (folder / "more").symlink_to(folder.parent)
+    for X in (folder, f"{folder}/*"):
+        with pytest.warns(ImageReadWarning) as caught:
+            assert len(resolve(X).value) == 4
+        (message,) = [str(w.message) for w in caught]
+        for part in ("3 .heic: pip install pillow-heif", "1 .jxl: pip install pillow-jxl-plugin",
+                     "1 .nef: read them with rawpy", "1 .dcm: read them with pydicom"):  # fmt: skip
+            assert part in message
+        assert "txt" not in message
+
+
+def test_without_images_the_error_says_what_is_there(tmp_path, without_plugins):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no image files: nothing is there"):
+        read(tmp_path)
+    for name in ("0.heic", "1.heic", "2.mp4", "a/3", "4.npy"):
+        (tmp_path / name).write_bytes(b"?")
+    (tmp_path / "up").symlink_to("/usr")
+    with pytest.raises(ValueError, match="holds no image files: it has ") as raised:
+        read(tmp_path)
+    for part in ("2 .heic: pip install pillow-heif", "1 .mp4", "1 .npy", "1 without a suffix",
+                 "1 linked folder, not followed"):  # fmt: skip
+        assert part in str(raised.value)
+    with pytest.raises(ImageReadError, match=r"no image files match .*: it has 2 \.heic: pip inst"):
+        read(f"{tmp_path}/*.heic")
+    with pytest.raises(ImageReadError, match=r"match .*: it has .*1 folders \(a pattern for what"):
+        read(f"{tmp_path}/a*")
+
+
+def test_a_list_with_patterns_warns_once(folder, without_plugins):
+    (folder / "a.heic").write_bytes(b"?")
+    (folder / "b.heic").write_bytes(b"?")
+    with pytest.warns(ImageReadWarning, match=r"2 \.heic") as caught:
+        files = resolve([f"{folder}/[0-9a]*", f"{folder}/0.png", f"{folder}/[1b]*"]).value
+    assert len(caught) == 1
+    assert names(files, folder) == ["0.png", "1.png", "2.png", "3.png", "0.png", "1.png"]
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0\x18ftypheic\0\0\0\0mif1", b"\0?"])
+def test_a_file_that_needs_a_plugin_is_told_which_in_a_list(tmp_path, content, without_plugins):
+    for name in ("a.heic", "a.jpg", "a"):
+        (tmp_path / name).write_bytes(content)
+    known = content != b"\0?"
+    for X, hint in (
+        ([tmp_path / "a.heic"], True),
+        ([str(tmp_path / "a.heic")] * 3, True),
+        ([tmp_path / "a.jpg"], known),
+        ([tmp_path / "a"], known),
+        ([content], known),
+        ([io.BytesIO(content)], known),
+    ):
+        with pytest.raises(ImageReadError, match="cannot identify the format") as raised:
+            read(X)
+        assert ("pip install pillow-heif" in str(raised.value)) == hint
+
+
+# -- plugins of Pillow ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+    """Let a test register formats with Pillow for itself alone."""
+    Image.init()
+    for name in ("OPEN", "EXTENSION", "MIME", "SAVE", "SAVE_ALL"):
+        monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
+    for name in [name for name in Image.OPEN if name == "HEIF"]:
+        del Image.OPEN[name]
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    heif = [suffix for suffix, name in Image.EXTENSION.items() if name == "HEIF"]
+    for suffix in heif:
+        del Image.EXTENSION[suffix]
+
+
+@pytest.fixture
+def without_plugins(own_registries, monkeypatch):
+    """As if no plugin were installed."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if "pillow" in name else find(name, *a)
+    )
+
+
+class Late(ImageFile.ImageFile):
+    format = format_description = "LATE"
+
+    def _open(self):
+        self._mode, self._size = "RGB", (4, 4)
+        self.tile = [("raw", (0, 0, 4, 4), 4, ("RGB", 0, 1))]
+
+
+@pytest.mark.parametrize("suffix", [".late", ".heic"])
+def test_a_plugin_that_is_registered_later_counts_at_once(folder, suffix, without_plugins):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    for i in range(4):
+        (folder / f"{i}.png").unlink()
+        (folder / f"{i}{suffix}").write_bytes(b"LATE" + pixels.tobytes())
+    files = sorted(folder.iterdir())
+    assert suffix not in decoding.suffixes()
+    with pytest.raises(ValueError, match=f"holds no image files: it has 4 {suffix}"):
+        read(folder)
+    with pytest.raises(ImageReadError, match="cannot identify"):
+        read(files)
+    Image.register_open("LATE", Late, lambda start: start.startswith(b"LATE"))
+    Image.register_extension("LATE", suffix)
+    assert suffix in decoding.suffixes()
+    assert "LATE" in decoding.formats()
+    for X in (folder, files, [f.read_bytes() for f in files], f"{folder}/*"):
+        np.testing.assert_array_equal(read(X)[0].samples, [pixels] * 4)
+
+
+def test_a_plugin_that_is_registered_later_counts_with_a_cache(folder, tmp_path, without_plugins):
+    (folder / "4.late").write_bytes(b"LATE" + bytes(48))
+    files = sorted(folder.iterdir())
+    assert list(read(files, cache_dir=tmp_path, on_error="warn")[0].invalid) == [4]
+    Image.register_open("LATE", Late, lambda start: start.startswith(b"LATE"))
+    store, fmt = read(files, cache_dir=tmp_path, on_error="warn")
+    assert store.invalid == {}
+    assert fmt == read(files)[1]
+
+
+def test_heic_files_are_read_when_the_plugin_is_installed(folder, own_registries, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    picture = Image.linear_gradient("L").resize((32, 24)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif.from_pillow(picture).save(folder / "x.HEIC", quality=100)
+    content = (folder / "x.HEIC").read_bytes()
+    for name in ("y.jpg", "z"):  # phones and messengers rename them
+        (folder / name).write_bytes(content)
+    assert "HEIF" not in Image.OPEN, "not before it is needed"
+    for i in range(4):
+        (folder / f"{i}.png").unlink()
+    files = [folder / name for name in ("x.HEIC", "y.jpg", "z")]
+    for X in (folder, files, [content] * 3, [io.BytesIO(content)] * 3, f"{folder}/*"):
+        for cache_dir in (None, tmp_path / "cache"):
+            store, _ = read(X, cache_dir=cache_dir)
+            error = np.abs(store.samples.numpy().astype(int) - np.asarray(picture))
+            assert error.max() < 16
+        Image.OPEN.pop("HEIF")  # the next kind of X has to register it again
+        Image.ID.remove("HEIF")
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    heif.from_pillow(turned).save(folder / "x.HEIC", exif=exif.tobytes(), quality=100)
+    samples = read([folder / "x.HEIC"])[0].samples[0].numpy().astype(int)
+    assert np.abs(samples - np.asarray(picture)).max() < 16, "upright"
+    (folder / "x.HEIC").write_bytes(content[:300])
+    with pytest.raises(ImageReadError, match=r"cannot read .*x\.HEIC as an image"):
+        read(folder)
 
 
 # -- files of NumPy -------------------------------------------------------------------------

@@ -215,9 +215,9 @@ def test_with_nothing_left_there_is_an_error(files):
 def test_files_that_vanish_between_header_and_decoding(files, good, monkeypatch):
     decode = decoding.decode
 
-    def vanish(source, out):
+    def vanish(source, *out):
         good[20].unlink(missing_ok=True)
-        return decode(source, out)
+        return decode(source, *out)
 
     monkeypatch.setattr(decoding, "decode", vanish)
     content = good[20].read_bytes()

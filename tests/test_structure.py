@@ -15,7 +15,7 @@ ROOT = Path(skcc.__file__).parent
 # files of its own folder.
 LAYERS = [
     {"_version"},
-    {"exceptions", "atomic", "rng", "docstrings", "validation"},
+    {"exceptions", "ambient", "atomic", "rng", "docstrings", "validation"},
     {"losses", "backbones", "augment", "metrics", "distributed"},
     {"callbacks", "readouts"},
     {"objective", "data"},

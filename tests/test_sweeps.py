@@ -77,6 +77,7 @@ def test_nothing_is_made_twice(bunch, tmp_path):
     assert len(table(bunch, tmp_path, seeds=1, n_clusters=4)) == 1
 
 
+@pytest.mark.long
 def test_a_killed_sweep_continues(tmp_path):
     """A real process, killed in mid-training: what is on record stays, the rest is the same."""
     arguments = ["reproduce", "table", "--dataset", "digits", "--images", "60", "--seeds", "2"]
@@ -270,6 +271,7 @@ def test_time_must_be_positive(bunch, tmp_path, minutes):
 
 
 @pytest.mark.data
+@pytest.mark.long
 def test_cifar10_end_to_end_on_2000_images(real_images, tmp_path, capsys):
     strips = sorted((real_images / "cifar10").glob("test-*-00.webp"))
     images = np.concatenate([np.asarray(Image.open(s).convert("RGB")).reshape(-1, 32, 32, 3)

@@ -5,6 +5,7 @@ All rules about formats, modes and orientation are here; docs/images.md lists th
 
 import contextlib
 import functools
+import io
 import os
 import threading
 import warnings
@@ -14,8 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from skcc.data import plugins
+from skcc.data.formats import Format, Levels, check_file_range, finite_range, to_uint8
+from skcc.data.items import content_of, describe, path_hint
 from skcc.exceptions import ImageReadError
 
 # Pillow recognises these but does not decode them by itself: EPS and WMF start other programs.
@@ -24,7 +28,7 @@ if int(PIL.__version__.split(".")[0]) < 13:
     # Older releases loop forever on truncated DDS files and inflate FITS files without a limit.
     NOT_DECODED |= {"DDS", "FITS"}
 _FREQUENT_FORMATS = {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}  # tried first
-_RULES_VERSION = 1  # increase it when the same file would give other pixels
+_RULES_VERSION = 2  # increase it when the same file would give other pixels
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)
 # Keys of `Image.info` that may hold the orientation of a PNG.
@@ -79,7 +83,7 @@ def none_could_be_read(reasons: Mapping[int, str]) -> ImageReadError:
 
 
 class Header(NamedTuple):
-    """Properties of an image that are known without decoding it.
+    """Properties of an image by which the format of a set is found.
 
     Parameters
     ----------
@@ -88,27 +92,34 @@ class Header(NamedTuple):
 
     colour : bool
         Whether the mode of the image can hold colour.
+
+    high : float or None, default=None
+        Largest number of an image of floats; None for all others.
     """
 
     size: tuple[int, int]
     colour: bool
+    high: float | None = None
 
 
-@functools.cache
 def formats() -> tuple[str, ...]:
     """List the formats that are decoded, in the order in which they are tried.
 
     Returns
     -------
     names : tuple of str
-        Pillow's names of the formats that the installed Pillow decodes by itself.
+        Pillow's names of the formats that Pillow and the registered plugins decode by themselves.
     """
     Image.init()
-    names = sorted(Image.ID, key=lambda name: name not in _FREQUENT_FORMATS)
+    return _sorted_formats(tuple(Image.ID))
+
+
+@functools.lru_cache(maxsize=1)
+def _sorted_formats(registered):
+    names = sorted(registered, key=lambda name: name not in _FREQUENT_FORMATS)
     return tuple(name for name in names if name not in NOT_DECODED)
 
 
-@functools.cache
 def suffixes() -> frozenset[str]:
     """List the file suffixes that mark a file as an image.
 
@@ -127,11 +138,11 @@ def version() -> str:
     Returns
     -------
     version : str
-        Version of the rules in this module, version of Pillow, and the settings of Pillow that
-        decide which files are rejected.
+        Version of the rules in this module, versions of Pillow and of its plugin for HEIF, and the
+        settings of Pillow that decide which files are rejected.
     """
     settings = f"{Image.MAX_IMAGE_PIXELS} {ImageFile.LOAD_TRUNCATED_IMAGES}"
-    return f"{_RULES_VERSION} {PIL.__version__} {settings}"
+    return f"{_RULES_VERSION} {PIL.__version__} {settings} {plugins.version()}".rstrip()
 
 
 def is_image(path) -> bool:
@@ -145,47 +156,58 @@ def is_image(path) -> bool:
     Returns
     -------
     recognised : bool
-        False also if the file cannot be opened.
+        Whether Pillow knows the format.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
     """
+    with open(path, "rb"):
+        pass
     try:
-        with Image.open(path, formats=formats()):
+        with _open_file(path):
             return True
     except Exception:  # broken bytes can make Pillow's plugins raise any exception
         return False
 
 
 def header(source) -> Header:
-    """Read the header of an image without decoding its pixels.
+    """Read the header of an image; decode its pixels only if they are floats.
 
     Parameters
     ----------
-    source : str, Path or PIL.Image.Image
+    source : str, Path, PIL.Image.Image, bytes or binary file
         Image to look at.
 
     Returns
     -------
     header : Header
-        Size of the image, and whether it can hold colour.
+        Size of the image, whether it can hold colour, and the largest float.
 
     Raises
     ------
     ImageReadError
-        If the file is missing or is no image, or if the image has more pixels than
-        ``PIL.Image.MAX_IMAGE_PIXELS``.
+        If the file is missing or is no image, if the image has more pixels than
+        ``PIL.Image.MAX_IMAGE_PIXELS``, or if it holds floats without a meaning.
     """
-    return _apply_to_image(source, _header_of)
+    return _apply_to_image(source, _checked_header_of)
 
 
-def decode(source, out: np.ndarray) -> Header:
+def decode(source, out: np.ndarray, levels: Levels | None = None) -> Header:
     """Decode an image, apply its orientation, put it on white, and resize it into an array.
 
     Parameters
     ----------
-    source : str, Path or PIL.Image.Image
+    source : str, Path, PIL.Image.Image, bytes or binary file
         Image to decode; it is not changed.
 
     out : ndarray of shape (height, width, channels) and dtype uint8
         Array to write to; gray if it has 1 channel, RGB if it has 3.
+
+    levels : Levels, default=None
+        Black and white of the set, for images of more than 8 bits. The default takes floats for 0
+        to 1 or 0 to 255, and integers for 0 to 65535.
 
     Returns
     -------
@@ -198,7 +220,10 @@ def decode(source, out: np.ndarray) -> Header:
         If the file is missing or cannot be decoded, or if the image has more pixels than
         ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
-    return _apply_to_image(source, lambda image: _decode(image, out, is_given=image is source))
+    levels = levels or Levels(Format(out.shape, numbers="binary"))
+    return _apply_to_image(
+        source, lambda image: _decode(image, out, levels, is_given=image is source)
+    )
 
 
 class _IgnorePillowWarnings:
@@ -228,21 +253,60 @@ class _IgnorePillowWarnings:
 ignore_pillow_warnings = _IgnorePillowWarnings()
 
 
+def _reset_after_fork():
+    """Free the locks in a forked child, whose other threads do not exist."""
+    global _pil_image_lock
+    _pil_image_lock = threading.Lock()
+    ignore_pillow_warnings._lock, ignore_pillow_warnings._n_inside = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
 @contextlib.contextmanager
 def _open(source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         with _pil_image_lock:
-            source.load()
+            _load_given(source)
             _orientation(source)  # makes the image cache its EXIF data
         yield source
         return
-    if not isinstance(source, (str, Path)):
-        kind = type(source).__name__
-        raise TypeError(f"it is of type {kind}, neither a path nor a PIL image")
-    if not os.path.isfile(source) and os.path.exists(source):
-        raise OSError("it is no regular file")  # reading from a pipe could block forever
-    with Image.open(source, formats=formats()) as image:
+    if isinstance(source, (str, Path)):
+        _check_regular(source)
+    else:
+        source = io.BytesIO(content_of(source))
+    with _open_file(source) as image:
         yield image
+
+
+def _load_given(image):
+    try:
+        image.load()
+    except AssertionError as error:
+        raise ValueError(
+            "its file was closed before the pixels were loaded; call image.load() before"
+        ) from error
+
+
+def _check_regular(path):
+    """Raise an error if a path exists and is no regular file."""
+    if os.path.isfile(path) or not os.path.exists(path):
+        return
+    if os.path.isdir(path):
+        os.scandir(path).close()  # raises an error if the folder cannot be listed
+        raise OSError(f"it is no regular file but a folder; its files are {Path(path) / '*'}")
+    raise OSError("it is no regular file")  # reading from a pipe could block forever
+
+
+def _open_file(file):
+    """Open a path or a buffer by its content; register a plugin if its format needs one."""
+    try:
+        return Image.open(file, formats=formats())
+    except UnidentifiedImageError:
+        if not plugins.register(plugins.suffix_of(file)):
+            raise
+        return Image.open(file, formats=formats())
 
 
 def _apply_to_image(source, function):
@@ -252,16 +316,31 @@ def _apply_to_image(source, function):
             _check_safe_size(image)
             return function(image)
     except FileNotFoundError as error:
-        raise ImageReadError(f"no such file: {_name(source)}") from error
+        raise ImageReadError(f"no such file: {describe(source)}{path_hint(source)}") from error
     except Exception as error:  # broken bytes can make Pillow's plugins raise any exception
-        reason = str(error) or type(error).__name__
-        raise ImageReadError(f"cannot read {_name(source)} as an image: {reason}") from error
+        reason = f"{_reason(error)}{_plugin_hint(source, error)}"
+        raise ImageReadError(f"cannot read {describe(source)} as an image: {reason}") from error
 
 
-def _name(source):
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or repr(source)
-    return str(source)
+def _reason(error):
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify the format of the image file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _plugin_hint(source, error):
+    """Return how a file of a format that Pillow does not know can be read."""
+    if not isinstance(error, UnidentifiedImageError):
+        return ""
+    try:
+        file = source if isinstance(source, (str, Path)) else io.BytesIO(content_of(source))
+        suffix = plugins.suffix_of(file)
+    except Exception:
+        return ""
+    remedy = None if suffix in suffixes() else plugins.remedy(suffix)
+    return f"; {suffix}: {remedy}" if remedy else ""
 
 
 def _check_safe_size(image):
@@ -279,7 +358,18 @@ def _header_of(image):
         image.load()  # newer releases of Pillow apply the orientation of TIFF files themselves
         sideways = _orientation(image) in _SIDEWAYS_ORIENTATIONS
     size = image.size[::-1] if sideways else image.size
-    return Header(size, image.mode not in _GRAY_MODES and not image.mode.startswith("I;16"))
+    if image.mode not in _GRAY_MODES and not image.mode.startswith("I;16"):
+        return Header(size, colour=True)
+    if image.mode != "F":
+        return Header(size, colour=False)
+    return Header(size, colour=False, high=finite_range(np.asarray(image))[1])
+
+
+def _checked_header_of(image):
+    header = _header_of(image)
+    if image.mode == "F":
+        check_file_range(np.asarray(image))
+    return header
 
 
 def _orientation(image):
@@ -293,7 +383,7 @@ def _orientation(image):
     return orientation if isinstance(orientation, int) else 1
 
 
-def _decode(image, out, is_given):
+def _decode(image, out, levels, is_given):
     height, width, channels = out.shape
     header = _header_of(image)
     if not is_given:
@@ -302,7 +392,7 @@ def _decode(image, out, is_given):
     transpose = _TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
     if transpose is not None:
         image = image.transpose(transpose)
-    image = _convert(image, "L" if channels == 1 else "RGB")
+    image = _convert(image, "L" if channels == 1 else "RGB", levels)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     out[...] = np.asarray(image).reshape(out.shape)
@@ -318,12 +408,9 @@ def _load(image):
         image.load()  # the error came after the pixel data; keep what was decoded
 
 
-def _convert(image, mode):
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = _gray_image(np.asarray(image).astype(np.float32) / 257)  # 16 to 8 bits
-    elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), nan=0, posinf=np.inf, neginf=0)
-        image = _gray_image(values * (255 if values.max(initial=0) <= 1 else 1))
+def _convert(image, mode, levels):
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _from_numbers(np.asarray(image), levels)
     elif image.mode == "LAB":
         image = _from_lab(image)
     elif image.mode in _ALPHA_MODES or "transparency" in image.info:
@@ -334,8 +421,14 @@ def _convert(image, mode):
     return image if image.mode == mode else image.convert(mode)
 
 
-def _gray_image(values):
-    return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
+def _from_numbers(numbers, levels):
+    """Make an 8-bit image of integers or floats; NaN is black, and infinity white."""
+    if numbers.dtype.kind == "f":
+        black_white = levels.of_file(np.nan_to_num(numbers, nan=0, posinf=0, neginf=0))
+        numbers = np.nan_to_num(numbers, nan=0, posinf=np.inf, neginf=0)
+    else:
+        black_white = levels.of_file(numbers)
+    return Image.fromarray(to_uint8(numbers[None], black_white)[0])
 
 
 def _from_lab(image):

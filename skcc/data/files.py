@@ -1,6 +1,7 @@
 """Decode many files or PIL images in threads, and find the shape that they share."""
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,9 @@ from joblib import effective_n_jobs
 
 from skcc import distributed
 from skcc.data import cache, decoding
-from skcc.data.sources import FileIdentity, identity
+from skcc.data.formats import UNIT, Format, Levels, learned_file_levels
+from skcc.data.items import is_missing, missing_reason
+from skcc.data.sources import DatasetImages, FileIdentity, identity
 from skcc.data.stores import Reader
 from skcc.exceptions import ImageReadError
 
@@ -28,33 +31,46 @@ class Decoder(Reader):
 
     n_jobs : int or None
         Number of threads; None means 1 and -1 means all cores.
+
+    fmt : Format
+        Format of the samples.
+
+    fitting : bool, default=False
+        Whether the format was learned from these images.
     """
 
-    def __init__(self, sources: Sequence, n_jobs: int | None):
+    def __init__(self, sources: Sequence, n_jobs: int | None, fmt: Format, fitting: bool = False):
         self._sources, self._n_jobs = sources, n_jobs
+        self._fmt, self._levels = fmt, Levels(fmt, fitting=fitting)
         self._headers: list[decoding.Header] = []
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def identity(self) -> FileIdentity | None:
-        return identity(self._sources)
+        files = identity(self._sources)
+        if files is None or (self._fmt.low, self._fmt.high) == UNIT:
+            return files
+        scale = f"{self._fmt.low!r} {self._fmt.high!r}"  # the pixels depend on it
+        return files._replace(state=f"{files.state} {scale}")
 
     def read_into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
-        def decode(row):
-            source = _item(self._sources, index[row])
+        def decode(source, row):
             try:
-                self._headers.append(decoding.decode(source, out[row]))
+                self._headers.append(decoding.decode(source, out[row], self._levels))
             except ImageReadError:
                 with contextlib.suppress(ImageReadError):
                     self._headers.append(decoding.header(source))
                 raise
 
-        _, failures = _map_in_threads(decode, range(len(index)), self._n_jobs)
+        def decode_row(row):
+            _apply_to_item(self._sources, index[row], lambda source: decode(source, row))
+
+        _, failures = _map_in_threads(decode_row, range(len(index)), self._n_jobs)
         return {index[row]: error for row, error in failures.items()}
 
-    def shape(self, side: Callable[[int], int]) -> tuple[int, int, int]:
-        """Compute the same as `common_shape`, after all images have been decoded.
+    def format(self, side: Callable[[int], int]) -> Format:
+        """Compute the same as `common_format`, after all images have been decoded.
 
         Parameters
         ----------
@@ -63,21 +79,21 @@ class Decoder(Reader):
 
         Returns
         -------
-        shape : tuple of (int, int, int)
-            Height, width and channels.
+        fmt : Format
+            Shape of the samples, and black and white of images of floats.
         """
-        return _stored_shape(_summarize(_gather_headers(self._headers), 0), side)
+        return _format_of(_summarize(_gather_headers(self._headers)), side)
 
 
-def common_shape(
+def common_format(
     sources: Sequence,
     side: Callable[[int], int],
     *,
     n_jobs: int | None,
     cache_dir: str | Path | None,
     on_error: str,
-) -> tuple[int, int, int]:
-    """Compute the shape to which images are resized, from their headers.
+) -> Format:
+    """Compute the format to which images are brought, from their headers.
 
     Parameters
     ----------
@@ -98,8 +114,8 @@ def common_shape(
 
     Returns
     -------
-    shape : tuple of (int, int, int)
-        Height, width and channels.
+    fmt : Format
+        Shape of the samples, and black and white of images of floats.
 
     Raises
     ------
@@ -110,20 +126,22 @@ def common_shape(
     path = files and Path(cache_dir) / f"{files.paths}.json"
     key = files and f"{decoding.version()} {files.state}"
     note = distributed.compute_on_rank_zero(lambda: files and cache.load_note(path, key))
-    if not _is_note(note):
+    if not _is_note(note, len(sources)) or distributed.any_rank(
+        any(_can_be_read(sources, i) for i in note["failed"])
+    ):
         note = _read_headers(sources, n_jobs, on_error)
         if files and distributed.is_rank_zero() and identity(sources) == files:
             with contextlib.suppress(OSError):  # optional; writing the pixels reports the error
                 cache.save_note(path, key, note)
     elif note["failed"] and on_error == "raise":
         _read_headers(sources, n_jobs, on_error)  # raises the error
-    return _stored_shape(note, side)
+    return _format_of(note, side)
 
 
-def guessed_shape(
+def guessed_format(
     sources: Sequence, side: Callable[[int], int], *, n_jobs: int | None
-) -> tuple[int, int, int] | None:
-    """Guess the result of `common_shape` from the headers of a few images.
+) -> Format | None:
+    """Guess the result of `common_format` from the headers of a few images.
 
     Opening a small file takes half as long as decoding it. If the guess is correct, each file is
     opened only once.
@@ -141,9 +159,9 @@ def guessed_shape(
 
     Returns
     -------
-    shape : tuple of (int, int, int) or None
-        Height, width and channels. None if there are few images, or if their sizes differ such
-        that the median is uncertain.
+    fmt : Format or None
+        Format of the samples. None if there are few images, if their sizes differ such that the
+        median is uncertain, or if they are floats, of which a few do not tell the range.
     """
     if len(sources) < 4 * _GUESS_SAMPLE:
         return None
@@ -152,13 +170,35 @@ def guessed_shape(
 
 def _guess(sources, side, n_jobs):
     index = np.linspace(0, len(sources) - 1, _GUESS_SAMPLE).astype(int).tolist()
-    headers, failures = _map_in_threads(lambda i: decoding.header(_item(sources, i)), index, n_jobs)
+    headers, failures = _map_in_threads(lambda i: _header(sources, i), index, n_jobs)
     if failures:
         return None
-    note = _summarize(headers, 0)
+    note = _summarize(headers)
     if note["size"] is None and side(note["short"]) >= note["short"]:
         return None
-    return _stored_shape(note, side)
+    return None if note["high"] is not None else _format_of(note, side)
+
+
+def check_present(sources: Sequence) -> None:
+    """Raise an error for the first path that is missing, before anything is decoded.
+
+    Parameters
+    ----------
+    sources : sequence of str, Path or PIL.Image.Image
+        Images to look at.
+
+    Raises
+    ------
+    ImageReadError
+        If an item is missing, or if a path is no file.
+    """
+    if isinstance(sources, DatasetImages):
+        return
+    for i, source in enumerate(sources):
+        if is_missing(source):
+            raise decoding.first_failure({i: ImageReadError(missing_reason(i, source))})
+        if isinstance(source, (str, Path)) and not os.path.isfile(source):
+            _apply_to_item([source], 0, decoding.header)
 
 
 # -- headers --------------------------------------------------------------------------------
@@ -168,9 +208,7 @@ def _read_headers(sources, n_jobs, on_error):
     """Read the headers of all images, a part on each rank; return their summary."""
     with distributed.raise_on_all_ranks():
         headers, failures = _map_in_threads(
-            lambda i: decoding.header(_item(sources, i)),
-            distributed.rank_slice(len(sources)),
-            n_jobs,
+            lambda i: _header(sources, i), distributed.rank_slice(len(sources)), n_jobs
         )
     headers = _gather_headers(headers)
     reasons = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
@@ -178,37 +216,46 @@ def _read_headers(sources, n_jobs, on_error):
         raise decoding.first_failure({i: ImageReadError(why) for i, why in reasons.items()})
     if not headers:
         raise decoding.none_could_be_read(reasons)
-    return _summarize(headers, len(reasons))
+    return _summarize(headers, sorted(reasons))
 
 
 def _gather_headers(headers):
     """Concatenate the headers of all ranks."""
     if distributed.world_size() == 1:
         return headers
-    pairs = distributed.all_gather_object([(header.size, header.colour) for header in headers])
-    return [decoding.Header(tuple(size), colour) for some in pairs for size, colour in some]
+    gathered = distributed.all_gather_object([tuple(header) for header in headers])
+    return [decoding.Header(*header) for some in gathered for header in some]
 
 
-def _summarize(headers, failed):
-    """Return the median short side, the common size if any, the channels and the failures."""
-    sizes = {header.size for header in headers}
+def _summarize(headers, failed=()):
+    """Return short side, common size if any, channels, largest float if any and what failed."""
+    sizes = {tuple(header.size) for header in headers}
     return {
         "short": int(np.median([min(header.size) for header in headers])),
         "size": list(sizes.pop()) if len(sizes) == 1 else None,
         "channels": 3 if any(header.colour for header in headers) else 1,
-        "failed": failed,
+        "high": max((h.high for h in headers if h.high is not None), default=None),
+        "failed": list(failed),
     }
 
 
-def _is_note(note):
-    """Check whether the content of a file can be the result of `_summarize`."""
-    if not note or note.keys() != {"short", "size", "channels", "failed"}:
+def _is_note(note, n):
+    """Check whether the content of a file can be the result of `_summarize` for n images."""
+    if not note or note.keys() != {"short", "size", "channels", "high", "failed"}:
         return False
     size = note["size"] or [1, 1]
     if not isinstance(size, list) or len(size) != 2 or note["channels"] not in (1, 3):
         return False
-    minima = (note["failed"], 0), (note["short"], 1), (size[0], 1), (size[1], 1)
-    return all(type(number) is int and number >= minimum for number, minimum in minima)
+    if not all(type(number) is int and number >= 1 for number in (note["short"], *size)):
+        return False
+    if not isinstance(note["high"], (float, type(None))):
+        return False
+    failed = note["failed"]
+    return isinstance(failed, list) and all(type(i) is int and 0 <= i < n for i in failed)
+
+
+def _format_of(note, side):
+    return Format(_stored_shape(note, side), **learned_file_levels(note["high"]), resize=True)
 
 
 def _stored_shape(note, side):
@@ -221,16 +268,36 @@ def _stored_shape(note, side):
     return max(1, round(height * factor)), max(1, round(width * factor)), note["channels"]
 
 
+def _header(sources, i):
+    return _apply_to_item(sources, i, decoding.header)
+
+
+def _can_be_read(sources, i):
+    try:
+        _header(sources, i)
+    except ImageReadError:
+        return False
+    return True
+
+
 # -- threads --------------------------------------------------------------------------------
 
 
-def _item(sources, i):
-    """Return a source; errors of a user's data set become an ImageReadError."""
+def _apply_to_item(sources, i, function):
+    """Call a function of a source; errors are ImageReadErrors that name the item."""
     try:
-        return sources[i]
-    except Exception as error:
+        source = sources[i]
+    except Exception as error:  # of a user's data set
         reason = str(error) or type(error).__name__
         raise ImageReadError(f"item {i} of X cannot be read: {reason}") from error
+    if is_missing(source):
+        raise ImageReadError(missing_reason(i, source))
+    try:
+        return function(source)
+    except ImageReadError as error:
+        if isinstance(source, (str, Path)):  # the message names it
+            raise
+        raise ImageReadError(f"item {i} of X: {error}") from error
 
 
 def _map_in_threads(function, index, n_jobs):

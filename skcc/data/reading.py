@@ -5,8 +5,8 @@ already. Vectors are standardised and become float32.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,50 +15,27 @@ from PIL import Image
 from sklearn.utils.validation import check_array
 from torch import Tensor
 
-from skcc.data.files import Decoder, common_shape, guessed_shape
-from skcc.data.sources import DatasetImages, Input, resolve
+from skcc import distributed
+from skcc.data import decoding
+from skcc.data.files import Decoder, check_present, common_format, guessed_format
+from skcc.data.formats import (
+    BYTE,
+    UNIT,
+    Format,
+    Levels,
+    Values,
+    known_levels,
+    learned_levels,
+    summarize,
+    to_uint8,
+)
+from skcc.data.items import as_array, check_no_mask, check_same_kind
+from skcc.data.layout import channel_axis, check_channels_last, image_shape_of_rows
+from skcc.data.sources import Input, resolve
 from skcc.data.stores import Reader, SampleStore, SourceStore, Store, tensor_from_numpy
 from skcc.exceptions import ImageReadError
 
-_CHANNEL_COUNTS = (1, 2, 3, 4)  # an axis of one of these lengths is taken for the channels
 _CHUNK = 2**20  # numbers that are converted at a time
-
-
-@dataclass(frozen=True)
-class Format:
-    """Format of the samples, learned in `fit` and required afterwards.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one sample: ``(height, width, channels)`` or ``(n_features,)``.
-
-    low : float, default=0.0
-        Value of black in images of floats.
-
-    high : float, default=1.0
-        Value of white in images of floats. The pair 0.0 and 1.0 also stands for integers from 0
-        to 255.
-
-    mean, scale : ndarray of shape (n_features,) or None, default=None
-        Mean and standard deviation of the features, for vectors.
-    """
-
-    shape: tuple[int, ...]
-    low: float = 0.0
-    high: float = 1.0
-    mean: np.ndarray | None = None
-    scale: np.ndarray | None = None
-
-    @property
-    def is_image(self) -> bool:
-        """Whether samples are images."""
-        return len(self.shape) == 3
-
-    @property
-    def n_features(self) -> int:
-        """Number of values per sample."""
-        return int(np.prod(self.shape))
 
 
 def read(
@@ -80,7 +57,8 @@ def read(
 
     image_shape : tuple of int, default=None
         ``(height, width)`` or ``(height, width, channels)`` of the images in the rows of a 2-D
-        array, or to tell which axis holds the channels of a 4-D array.
+        array. It also tells which axis of a 4-D array holds the channels. If X has images of
+        another shape, that is an error.
 
     side : callable, default=None
         From the median short side of image files to the side at which they are stored, for
@@ -110,7 +88,8 @@ def read(
     Raises
     ------
     ValueError
-        If X is none of these, is empty, or does not match `known`.
+        If X is none of these, is empty, is one image, or does not match `image_shape` or `known`;
+        or if its numbers have no meaning, or another one than in `fit`.
 
     TypeError
         If X is sparse or holds objects that are no images.
@@ -122,24 +101,25 @@ def read(
     if source.kind == "tensor":
         return _read_tensor(source.value, image_shape, known)
     if source.kind in ("table", "array"):
-        return _read_array(source.value, image_shape, known)
+        source.check_invalid(on_error)
+        store, fmt = _read_array(source.value, image_shape, known)
+        store.invalid.update(source.invalid or {})
+        return store, fmt
+    settings = {"cache_dir": cache_dir, "on_error": on_error}
     if source.kind == "lazy":
-        fmt = _lazy_format(source.value, image_shape, known)
-        reader = _ArrayReader(source.value, image_shape, fmt)
+        if known is None:
+            return _fit_lazy(source.value, image_shape, **settings)
+        reader = _ArrayReader(source.value, known)
     else:
-        is_column = source.kind == "path column"
-        files = np.asarray(source.value)[:, 0] if is_column else source.value
         _check_fitted_on_images(known)
         if known is None:
             side = side or (lambda short: short)
-            return _read_files(files, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
-        _check_files(files, known, on_error)
-        reader, fmt = Decoder(files, n_jobs), known
-    store = SourceStore(reader, fmt.shape, on_error)
-    if known is None:
-        return store.read(cache_dir), fmt
+            return _read_files(source.value, side, image_shape, n_jobs=n_jobs, **settings)
+        _check_files(source.value, known, on_error)
+        reader = Decoder(source.value, n_jobs, known)
+    store = SourceStore(reader, known.shape, on_error)
     cached = store.cached(cache_dir) if cache_dir else None
-    return (store if cached is None else cached), fmt
+    return (store if cached is None else cached), known
 
 
 # -- arrays ---------------------------------------------------------------------------------
@@ -150,14 +130,41 @@ def _read_array(X, image_shape, known):
     if X.ndim == 2 and image_shape is None and (known is None or not known.is_image):
         return _read_vectors(X, known)
     _check_fitted_on_images(known)
-    images, from_rows = _as_images(X, image_shape, known)
-    fmt = known
-    if fmt is None:
-        fmt = Format(images.shape[1:], *_value_range(images, from_rows))
-    elif not from_rows and (fmt.low, fmt.high) == (0.0, 1.0):
-        _value_range(images, from_rows)  # raises errors about the values
-    _check_shape(images.shape[1:], fmt)
-    return Store(tensor_from_numpy(_to_uint8(images, fmt))), fmt
+    images, from_rows = _as_images(X, image_shape, known), X.ndim == 2
+    if known is not None:
+        pixels = _to_pixels(images, known, Levels(known, from_rows))
+        return Store(tensor_from_numpy(pixels)), known
+    values = summarize(images)
+    fields = learned_levels(values, from_rows) | _order_of(X.shape, images.shape)
+    fmt = Format(images.shape[1:], **fields)
+    pixels = to_uint8(images, known_levels(fmt, values, from_rows))
+    return Store(tensor_from_numpy(pixels)), fmt
+
+
+def _order_of(shape, images_shape):
+    """Return the field of a `Format` about the order of the axes in an array."""
+    is_first = len(shape) == 4 and images_shape[3] > 1 and tuple(shape) != tuple(images_shape)
+    return {"channels_first": is_first}
+
+
+def _to_pixels(images, fmt, levels):
+    """Convert images to uint8, and bring them to the learned shape if `fit` read files."""
+    if not fmt.resize:
+        _check_shape(images.shape[1:], fmt)
+    pixels = to_uint8(images, levels.of(images))
+    if pixels.shape[1:] == fmt.shape:
+        return pixels
+    _check_channels(pixels.shape[3], "X holds images with {} channels")
+    resized = np.empty((len(pixels), *fmt.shape), dtype=np.uint8)
+    for image, out in zip(pixels, resized, strict=True):
+        is_gray = image.shape[2] == 1
+        decoding.decode(Image.fromarray(image[..., 0] if is_gray else image), out)
+    return resized
+
+
+def _check_channels(channels, what):
+    if channels not in (1, 3):
+        raise ValueError(f"{what.format(channels)}; paths and PIL images have 1 or 3")
 
 
 def _check_array(X):
@@ -189,8 +196,8 @@ def _check_array(X):
             f"X has shape {X.shape}; wanted (n, height, width), (n, height, width, channels), "
             "(n, channels, height, width) or (n, features)"
         )
-    if X.dtype.kind == "b":
-        X = X.astype(np.uint8) * np.uint8(255) if X.ndim > 2 else X
+    if X.dtype.kind == "O":
+        X = _without_objects(X)
     if X.dtype.kind in "OUST":
         return check_array(X, dtype="numeric", allow_nd=True)
     return check_array(X, dtype=None, allow_nd=True)
@@ -199,7 +206,7 @@ def _check_array(X):
 def _to_array(X):
     if isinstance(X, (list, tuple)):
         if len(X) and all(isinstance(x, Tensor) for x in X):
-            X = [x.detach().cpu().numpy() for x in X]
+            X = [as_array(x) for x in X]
         return _stack(X) if _are_arrays(X) else np.asarray(X)
     if hasattr(X, "toarray") or not hasattr(X, "__array__"):
         return check_array(X, dtype=None)  # raises scikit-learn's error about sparse input
@@ -207,13 +214,26 @@ def _to_array(X):
     return _stack(list(X)) if X.dtype.kind == "O" and X.ndim == 1 and _are_arrays(X) else X
 
 
+def _without_objects(X):
+    """Return an object array of numbers as an array of these numbers."""
+    with contextlib.suppress(ValueError, OverflowError):
+        numbers = np.asarray(X.tolist())
+        if numbers.dtype.kind in "buif" and numbers.shape == X.shape:
+            return numbers
+    return X
+
+
 def _are_arrays(X):
     return len(X) > 0 and all(isinstance(x, np.ndarray) for x in X)
 
 
 def _stack(arrays):
+    for array in arrays:
+        check_no_mask(array)
     shapes = {a.shape for a in arrays}
     if len(shapes) == 1:
+        if arrays[0].ndim > 1:  # rows hold numbers of one scale whatever their types are
+            check_same_kind(arrays)
         return np.stack(arrays)
     channels = {s[2] for s in shapes if len(s) == 3} | {1 for s in shapes if len(s) == 2}
     what = "channel counts" if len(channels) > 1 else "shapes"
@@ -229,93 +249,41 @@ def _join_some(items, n=4):
 
 
 def _as_images(X, image_shape, known):
-    """Reshape X to (n, h, w, c); return it, and whether the images were rows of a 2-D array."""
-    wanted = known.shape if known is not None else _full_shape(image_shape, X)
+    """Reshape X to (n, h, w, c)."""
     if X.ndim == 2:
-        if X.shape[1] != int(np.prod(wanted)):
-            raise ValueError(
-                f"X has {X.shape[1]} features, but images of shape {tuple(wanted)} have "
-                f"{int(np.prod(wanted))} features as input"
-            )
-        return X.reshape(len(X), *wanted), True
+        return _rows_as_images(X, image_shape, known)
     if 0 in X.shape[1:]:
         raise ValueError(f"X has shape {X.shape}: its images have no pixels")
-    if X.ndim == 3:
-        return X[..., None], False
-    axis = _channel_axis(X.shape[1:], wanted)
-    return (X if axis == -1 else X.transpose(0, 2, 3, 1)), False
+    axis = _channel_axis(X.shape, image_shape, known)
+    if axis is None:
+        return X[..., None]
+    return X if axis == -1 else np.moveaxis(X, axis, -1)
 
 
-def _full_shape(image_shape, X):
-    if image_shape is None:
-        return None
-    shape = tuple(int(s) for s in image_shape)
-    if len(shape) == 3:
-        return shape
-    if X.ndim == 2 and X.shape[1] != shape[0] * shape[1]:
-        channels, rest = divmod(X.shape[1], shape[0] * shape[1])
-        if channels and not rest:
-            return (*shape, channels)
-    return (*shape, 1)
+def _channel_axis(shape, image_shape, known):
+    if known is None:
+        return channel_axis(shape, image_shape)
+    return channel_axis(shape, known=known.shape, any_size=known.resize)
 
 
-def _channel_axis(shape, wanted):
-    """Return which axis of a 3-D shape holds the channels: -1 or 0."""
-    if wanted is not None:
-        h, w, c = wanted
-        if tuple(shape) == (h, w, c):
-            return -1
-        if tuple(shape) == (c, h, w):
-            return 0
-    if shape[2] in _CHANNEL_COUNTS:
-        return -1
-    if shape[0] in _CHANNEL_COUNTS:
-        return 0
-    if shape[1] == shape[2] != shape[0]:
-        return 0
-    if shape[0] == shape[1] != shape[2]:
-        return -1
-    raise ValueError(
-        f"cannot tell which axis of images of shape {tuple(shape)} holds the channels; give "
-        "image_shape=(height, width, channels)"
-    )
-
-
-def _value_range(images, from_rows):
-    """Return the values of black and white; raise an error if they cannot be determined."""
-    integers = images.dtype.kind in "iu"
-    if images.dtype == np.uint8:
-        return 0.0, 1.0
-    low, high = float(images.min()), float(images.max())
-    if low >= 0 and high <= (255 if integers else 1 + 1e-6):
-        return 0.0, 1.0
-    if from_rows:  # rows may have any range, for example after a scaler in a pipeline
-        return low, high
-    if integers:
+def _rows_as_images(X, image_shape, known):
+    n_features = X.shape[1]
+    shape = known.shape if known else image_shape_of_rows(image_shape, n_features)
+    if known and known.resize and image_shape and n_features != known.n_features:
+        shape = image_shape_of_rows(image_shape, n_features)
+    if known and known.channels_first and n_features == known.n_features:
+        h, w, c = shape
         raise ValueError(
-            f"integer images must lie in [0, 255]; got values from {low:g} to {high:g}"
+            f"X holds rows of {n_features} numbers, but the estimator was fitted on images of "
+            f"shape ({c}, {h}, {w}), (channels, height, width): cannot tell the order of the "
+            f"numbers. Give X.reshape(-1, {c}, {h}, {w}) if it is that of fit"
         )
-    raise ValueError(
-        "floating-point images are assumed to lie in [0, 1], black to white; got values from "
-        f"{low:g} to {high:g}. Rescale them, for example X / {max(abs(low), abs(high)):g}, or "
-        "give uint8 images."
-    )
-
-
-def _to_uint8(images, fmt):
-    """Convert integers as they are, and floats by the range that was learned, to uint8."""
-    if (fmt.low, fmt.high) == (0.0, 1.0):
-        if images.dtype == np.uint8:
-            return images
-        offset, factor = 0.0, 1.0 if images.dtype.kind in "iu" else 255.0
-    else:
-        offset, factor = fmt.low, 255.0 / (fmt.high - fmt.low)
-    out = np.empty(images.shape, dtype=np.uint8)
-    step = max(1, _CHUNK // int(np.prod(images.shape[1:])))
-    for start in range(0, len(images), step):
-        part = images[start : start + step].astype(np.float32)
-        out[start : start + step] = np.clip(np.rint((part - offset) * factor), 0, 255)
-    return out
+    if n_features != int(np.prod(shape)):
+        raise ValueError(
+            f"X has {n_features} features, but images of shape {shape} have "
+            f"{int(np.prod(shape))} features as input"
+        )
+    return X.reshape(len(X), *shape)
 
 
 def _check_shape(shape, fmt):
@@ -338,58 +306,95 @@ def _check_fitted_on_images(known):
 
 
 def _read_vectors(X, known):
-    X = check_array(X, dtype=[np.float32, np.float64])
+    # Integers of a large offset would lose their differences in float32.
+    X = check_array(X, dtype=np.float64 if X.dtype.kind in "iu" else [np.float32, np.float64])
     if known is None:
-        scale = X.std(axis=0, dtype=np.float64)
-        known = Format(
-            (X.shape[1],),
-            mean=X.mean(axis=0, dtype=np.float64),
-            scale=np.where(scale > 1e-12, scale, 1.0),
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, scale = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+        if not np.isfinite(scale).all():
+            raise ValueError(_too_large(X))
+        known = Format((X.shape[1],), mean=mean, scale=np.where(scale > 1e-12, scale, 1.0))
     if X.shape[1] != known.n_features:
         raise ValueError(
             f"X has {X.shape[1]} features, but is expecting {known.n_features} features as input"
         )
-    standard = ((X - known.mean) / known.scale).astype(np.float32)
+    with np.errstate(over="ignore"):
+        standard = ((X - known.mean) / known.scale).astype(np.float32)
+    if not np.isfinite(standard).all():
+        raise ValueError(_too_large(X))
     return Store(torch.from_numpy(standard)), known
 
 
+def _too_large(X):
+    return (
+        f"X holds vectors with values up to {np.abs(X).max():g}, which are too large to be "
+        "standardised; rescale them, for example X / abs(X).max()"
+    )
+
+
 def _read_tensor(X, image_shape, known):
-    if X.device.type == "cpu" or X.ndim == 2:
-        X = X.float() if X.dtype in (torch.bfloat16, torch.float16) else X
-        return _read_array(X.cpu().numpy(), image_shape, known)
-    # uint8 images on an accelerator stay there.
+    is_on_device = X.device.type != "cpu" and X.dtype == torch.uint8 and X.ndim in (3, 4)
+    if not is_on_device or 0 in X.shape:
+        return _read_array(as_array(X), image_shape, known)
+    # Images of bytes on an accelerator stay there.
     _check_fitted_on_images(known)
-    if X.dtype != torch.uint8:
-        return _read_array(X.cpu().numpy(), image_shape, known)
-    if X.ndim == 3:
-        X = X[..., None]
-    wanted = known.shape if known is not None else image_shape
-    if X.ndim != 4 or not len(X):
-        return _read_array(X.cpu().numpy(), image_shape, known)  # raises the error
-    if _channel_axis(X.shape[1:], wanted if wanted and len(wanted) == 3 else None) == 0:
-        X = X.permute(0, 2, 3, 1)
-    fmt = known or Format(tuple(X.shape[1:]))
-    _check_shape(X.shape[1:], fmt)
-    return Store(X), fmt
+    axis = _channel_axis(X.shape, image_shape, known)
+    images = X[..., None] if axis is None else X.movedim(axis, -1)
+    levels, fmt = _tensor_levels(images, known)
+    if known is None:
+        fmt = dataclasses.replace(fmt, **_order_of(X.shape, images.shape))
+    is_other_size = fmt.resize and tuple(images.shape[1:]) != fmt.shape
+    if is_other_size or levels not in (BYTE, UNIT):
+        return _read_array(as_array(X), image_shape, known)
+    _check_shape(images.shape[1:], fmt)
+    return Store(images if levels == BYTE else images * 255), fmt
+
+
+def _tensor_levels(images, known):
+    """Return black and white of bytes on an accelerator, and their format."""
+    low, high = int(images.min()), int(images.max())
+    # Few bytes stand for all: whether there are others than black and white decides.
+    is_mask = high in (0, 1, 255) and bool(((images == 0) | (images == high)).all())
+    some = np.array([[low, high] if is_mask else [low, 2, high]], dtype=np.uint8)
+    values = summarize(some)
+    fmt = known or Format(tuple(images.shape[1:]), **learned_levels(values, from_rows=False))
+    return known_levels(fmt, values, from_rows=False), fmt
 
 
 # -- lazy arrays ----------------------------------------------------------------------------
 
 
-def _lazy_format(X, image_shape, known):
-    if len(X) == 0:
-        raise ValueError("X is empty: found 0 sample(s), wanted at least 1")
-    empty = np.empty((1, *X.shape[1:]), dtype=np.uint8)
-    return _read_array(empty, image_shape, known)[1]
+def _fit_lazy(X, image_shape, *, cache_dir, on_error):
+    """Read a lazy array, and learn on the way what its numbers mean."""
+    reader = _ArrayReader(X, None, image_shape)
+    store = SourceStore(reader, reader.fmt.shape, on_error).read(cache_dir)
+    fmt = reader.learned_format()
+    if (fmt.numbers == "binary") and reader.holds_integers(white=1):
+        del store  # it was taken for gray levels; free its memory before reading again
+        store = SourceStore(_ArrayReader(X, fmt), fmt.shape, on_error).read(cache_dir)
+    return store, fmt
 
 
 class _ArrayReader(Reader):
     """Read images of a lazy array slice by slice."""
 
-    def __init__(self, X, image_shape, fmt):
-        self._X, self._image_shape, self._fmt = X, image_shape, fmt
-        self._step = max(1, _CHUNK // fmt.n_features)
+    def __init__(self, X, fmt, image_shape=None):
+        shape = (len(X), *X.shape[1:])
+        if 0 in shape:
+            what = "its images have no pixels" if len(X) else "found 0 sample(s), wanted at least 1"
+            raise ValueError(f"X has shape {shape}: {what}")
+        _check_fitted_on_images(fmt)
+        self._X, self._axis = X, _channel_axis(shape, image_shape, fmt)
+        sample = self._to_channels_last(np.empty((1, *shape[1:]), dtype=np.uint8))
+        if fmt is not None and not fmt.resize:
+            _check_shape(sample.shape[1:], fmt)
+        self.fmt = fmt or Format(sample.shape[1:], **_order_of((1, *shape[1:]), sample.shape))
+        self._levels = None if fmt is None else Levels(fmt)
+        self._values = {}  # by kind of number, in `fit`
+        self._step = max(1, _CHUNK // int(np.prod(shape[1:])))
+
+    def _to_channels_last(self, images):
+        return images[..., None] if self._axis is None else np.moveaxis(images, self._axis, -1)
 
     def __len__(self) -> int:
         return len(self._X)
@@ -402,9 +407,32 @@ class _ArrayReader(Reader):
         for start in range(0, len(index), self._step):
             chunk = index[start : start + self._step]
             images = self._read_chunk(chunk, failures)
-            store, _ = _read_array(images, self._image_shape, self._fmt)
-            out[start : start + len(chunk)] = store.samples.numpy()
+            images = self._to_channels_last(_check_array(images))
+            out[start : start + len(chunk)] = self._to_pixels(images)
         return failures
+
+    def _to_pixels(self, images):
+        if self._levels is not None:
+            return _to_pixels(images, self.fmt, self._levels)
+        values = summarize(images)
+        learned_levels(values, from_rows=False)  # raises errors about the values
+        before = self._values.get(values.kind)
+        self._values[values.kind] = values if before is None else before | values
+        return to_uint8(images, BYTE if values.kind == "i" else UNIT)
+
+    def learned_format(self):
+        """Return the format of all that was read, by any rank."""
+        merged = {}
+        for part in distributed.all_gather_object({k: tuple(v) for k, v in self._values.items()}):
+            for kind, fields in part.items():
+                merged[kind] = merged[kind] | Values(*fields) if kind in merged else Values(*fields)
+        self._values = merged
+        values = max(merged.values(), key=lambda v: "bif".index(v.kind))
+        return dataclasses.replace(self.fmt, **learned_levels(values, from_rows=False))
+
+    def holds_integers(self, white):
+        """Check whether integers were read, up to a number."""
+        return "i" in self._values and self._values["i"].high == white
 
     def _read_chunk(self, index, failures):
         """Return the images of some indices; those that cannot be read are black."""
@@ -416,14 +444,18 @@ class _ArrayReader(Reader):
         black = next((np.zeros_like(image) for image in images if image is not None), None)
         if black is None:
             black = np.zeros(self._X.shape[1:], dtype=np.uint8)
-        return np.stack([black if image is None else image for image in images])
+        images = [black if image is None else image for image in images]
+        check_same_kind(images)
+        return np.stack(images)
 
     def _read_image(self, i, failures):
         try:
             return _slice(self._X, i, i + 1)[0]
         except Exception as error:
             reason = str(error) or type(error).__name__
-            failures[i] = ImageReadError(f"image {i} of X cannot be read: {reason}")
+            if not isinstance(error, ImageReadError):  # those name the item
+                reason = f"image {i} of X cannot be read: {reason}"
+            failures[i] = ImageReadError(reason)
             failures[i].__cause__ = error
             return None
 
@@ -438,11 +470,11 @@ def _slice(X, start, stop):
         except Exception:
             raise error from None
     if isinstance(part, Tensor):
-        return part.detach().cpu().numpy()
+        return as_array(part)
     if isinstance(part, (np.ndarray, list)) or hasattr(part, "__array__"):
-        rows = np.asarray(part)
+        rows = as_array(part)
     else:  # the slice is itself lazy
-        rows = np.stack([np.asarray(part[i]) for i in range(len(part))])
+        rows = np.stack([as_array(part[i]) for i in range(len(part))])
     if rows.shape != (stop - start, *X.shape[1:]):
         raise ValueError(
             f"X says that its shape is {tuple(X.shape)}, but X[{start}:{stop}] has {rows.shape}"
@@ -453,28 +485,55 @@ def _slice(X, start, stop):
 # -- files and PIL images -------------------------------------------------------------------
 
 
-def _read_files(files, side, *, n_jobs, cache_dir, on_error):
-    """Decode all files to the shape that they share."""
-    guess = None if cache_dir else guessed_shape(files, side, n_jobs=n_jobs)
+def _read_files(files, side, image_shape, *, n_jobs, cache_dir, on_error):
+    """Decode all files to the format that they share."""
+    if image_shape is not None:
+        check_channels_last(image_shape)
+    guess = None if cache_dir else guessed_format(files, side, n_jobs=n_jobs)
     if guess:
-        reader = Decoder(files, n_jobs)
-        store = SourceStore(reader, guess, on_error).read()
-        if reader.shape(side) == guess:
-            return store, Format(guess)
+        _check_image_shape(image_shape, guess, files)
+        reader = Decoder(files, n_jobs, guess, fitting=True)
+        store = SourceStore(reader, guess.shape, on_error).read()
+        if reader.format(side) == guess:
+            return store, _after_decoding(guess, store)
         del store  # free its memory before decoding again
-    shape = common_shape(files, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
-    return SourceStore(Decoder(files, n_jobs), shape, on_error).read(cache_dir), Format(shape)
+    fmt = common_format(files, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
+    _check_image_shape(image_shape, fmt, files)
+    reader = Decoder(files, n_jobs, fmt, fitting=True)
+    store = SourceStore(reader, fmt.shape, on_error).read(cache_dir)
+    return store, _after_decoding(fmt, store)
+
+
+def _after_decoding(fmt, store):
+    """Note in the format of files whether they are masks."""
+    values = summarize(store.samples.numpy())
+    is_mask = fmt.numbers == "integer" and values.binary and values.high > 0
+    return dataclasses.replace(fmt, numbers="binary") if is_mask else fmt
+
+
+def _check_image_shape(image_shape, fmt, files):
+    """Raise an error if files have another size and are stored at another one."""
+    if image_shape is None:
+        return
+    given, n = tuple(int(side) for side in image_shape), len(image_shape)
+    if given == fmt.shape[:n] or (*_size_of_first(files), fmt.shape[2])[:n] == given:
+        return
+    raise ValueError(
+        f"image_shape is {given}, but the files of X are images that are stored at shape "
+        f"{fmt.shape}. Did you mean image_size? image_shape is for arrays and tables"
+    )
+
+
+def _size_of_first(files):
+    """Return height and width of the first file that can be read."""
+    for i in range(len(files)):
+        with contextlib.suppress(Exception):  # errors are raised when all files are read
+            return decoding.header(files[i]).size[::-1]
+    return ()
 
 
 def _check_files(files, known, on_error):
     """Raise an error for missing files and impossible channels before anything is decoded."""
-    if known.shape[2] not in (1, 3):
-        raise ValueError(
-            f"the estimator was fitted on images with {known.shape[2]} channels; paths and PIL "
-            "images have 1 or 3"
-        )
-    if on_error == "warn" or isinstance(files, DatasetImages):
-        return
-    for file in files:
-        if not isinstance(file, Image.Image) and not Path(file).is_file():
-            raise ImageReadError(f"no such file: {file}")
+    _check_channels(known.shape[2], "the estimator was fitted on images with {} channels")
+    if on_error == "raise":
+        check_present(files)

@@ -1,27 +1,48 @@
 """Resolve what a user gives as X: expand folders and patterns, open array files, tell its kind.
 
-Nothing is decoded here.
+No pixels are decoded here.
 """
 
 import contextlib
-import glob
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
-from skcc.data import decoding
+from skcc.data import decoding, plugins
+from skcc.data.folders import Search, is_pattern
+from skcc.data.items import (
+    CONTENTS,
+    as_array,
+    check_no_mask,
+    check_same_kind,
+    describe,
+    is_array,
+    is_file,
+    is_missing,
+    join_some,
+    missing_reason,
+    path_hint,
+)
 from skcc.exceptions import ImageReadError
 
-_WILDCARDS = "*?["
 _ARRAY_SUFFIXES = (".npy", ".npz")
+_ARRAY = "__array__", "shape"  # attributes of arrays and tables
+_MAX_PATH = 4096  # bytes
+_HEAD = 100  # rows of a table in which images are looked for
+_NOT_NUMERIC = ("object", "str", "cat", "binary", "list", "array", "struct")  # names of dtypes
+_SAMPLE = 9  # items of a data set that tell what the others are
+_WANTED = "PIL images, paths or arrays, alone or in tuples with labels"
 
 
 @dataclass(frozen=True)
@@ -34,14 +55,40 @@ class Input:
         Samples of X, not yet read.
 
     kind : {"files", "path column", "table", "tensor", "lazy", "array"}
-        "files" is a sequence of paths or PIL images; "path column" a table whose only column
-        holds paths; "table" rows of numbers; "tensor" a tensor of PyTorch; "lazy" an array of
-        images that is read slice by slice; "array" an array of images in memory. Anything that
-        `read` rejects is an "array" as well.
+        "files" is a sequence of images: paths, PIL images, file objects or contents of files;
+        "path column" is the same from the only column of a table; "table" rows of numbers;
+        "tensor" a tensor of PyTorch; "lazy" an array of images that is read slice by slice;
+        "array" an array of images in memory. Anything that `read` rejects is an "array" as well.
+
+    table : object, default=None
+        Table of which `value` is the only column, if the kind is "path column".
+
+    invalid : dict of int to str, default=None
+        Reasons by index in X of the items that are missing or cannot be read, and are not in
+        `value`.
     """
 
     value: object
     kind: Literal["files", "path column", "table", "tensor", "lazy", "array"]
+    table: object = None
+    invalid: dict[int, str] | None = None
+
+    def check_invalid(self, on_error: str) -> None:
+        """Raise the error of the first item that is missing, unless errors are warnings.
+
+        Parameters
+        ----------
+        on_error : {"raise", "warn"}
+            What to do about images that cannot be read.
+
+        Raises
+        ------
+        ImageReadError
+            If an item is missing and `on_error` is "raise".
+        """
+        if self.invalid and on_error == "raise":
+            errors = {i: ImageReadError(reason) for i, reason in self.invalid.items()}
+            raise decoding.first_failure(errors)
 
 
 class FileIdentity(NamedTuple):
@@ -63,26 +110,30 @@ class FileIdentity(NamedTuple):
 def image_files(root) -> list[Path]:
     """List all image files below a folder, sorted by path.
 
+    Warns of images that are left out: linked folders, and formats that need a plugin of Pillow.
+
     Parameters
     ----------
-    root : str or Path
+    root : str or path-like
         Folder to search.
 
     Returns
     -------
     files : list of Path
         Files with the suffix of a format that Pillow decodes, and files without a suffix whose
-        format Pillow recognises. Files and folders whose names begin with a dot are skipped.
+        format Pillow recognises. Files and folders whose names begin with a dot are skipped, and
+        links to folders are not followed. Dead links and subfolders that cannot be listed are
+        among the files: they count as images that cannot be read.
 
     Raises
     ------
     ImageReadError
-        If there is no such folder.
+        If there is no such folder, or if it cannot be listed.
 
     ValueError
         If it holds no image files.
     """
-    return [Path(file) for file in _files_below(root)]
+    return [Path(file) for file in _search_folder(os.fsdecode(root))]
 
 
 def resolve(X) -> Input:
@@ -106,18 +157,24 @@ def resolve(X) -> Input:
         If a file or folder does not exist or cannot be read.
 
     ValueError
-        If a folder or pattern yields no images, or a data set has not exactly one image column.
+        If a folder or pattern yields no images, if a data set or a table has several columns of
+        images, or if X is one image.
 
     TypeError
-        If X can only be iterated over, holds something else than images, or mixes paths or PIL
-        images with other objects.
+        If X can only be iterated over or has no order, holds something else than images, or mixes
+        paths or PIL images with other objects.
     """
-    value = _expand(X)
-    if isinstance(value, Tensor):
-        value = value.detach()
-    elif hasattr(value, "__array__") and len(getattr(value, "shape", ())) == 1:
-        value = np.asarray(value)
-    return Input(value, _kind_of(value))
+    X = _to_path_or_collection(X)
+    check_no_mask(X)
+    if isinstance(X, str):
+        return _resolve_path(X)
+    if isinstance(X, Tensor):
+        return Input(X.detach(), "tensor")
+    if hasattr(X, "column_names") and hasattr(X, "features"):
+        return _resolve_dataset(_select_image_column(X))
+    if _is_dataset(X):
+        return _resolve_dataset(X)
+    return _resolve_list_or_array(X)
 
 
 def identity(sources: Sequence) -> FileIdentity | None:
@@ -126,7 +183,7 @@ def identity(sources: Sequence) -> FileIdentity | None:
     Parameters
     ----------
     sources : sequence of str, Path or PIL.Image.Image
-        Images to identify.
+        Images to identify; items may be missing.
 
     Returns
     -------
@@ -137,13 +194,16 @@ def identity(sources: Sequence) -> FileIdentity | None:
         return None
     paths, state = (hashlib.blake2b(digest_size=16) for _ in range(2))
     for source in sources:
-        if not isinstance(source, (str, Path)):
+        if is_missing(source):
+            path = ""
+        elif isinstance(source, (str, Path)):
+            path = os.path.abspath(source)
+        else:
             return None
-        path = os.path.abspath(source)
         try:
             stat = os.stat(path)
             file_state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):
             file_state = "missing"
         paths.update(os.fsencode(path) + b"\0")
         state.update(os.fsencode(path) + f"\0{file_state}\0".encode())
@@ -166,7 +226,7 @@ class DatasetImages:
         return len(self.dataset)
 
     def __getitem__(self, i: int):
-        return _image_of(self.dataset[int(i)])
+        return _as_source(_image_of(self.dataset[int(i)]))
 
 
 class DatasetArrays:
@@ -193,155 +253,165 @@ class DatasetArrays:
         return len(self.dataset)
 
     def __getitem__(self, key: slice) -> np.ndarray:
-        return np.stack([self._item(i) for i in range(*key.indices(len(self)))])
+        arrays = [self.item(i) for i in range(*key.indices(len(self)))]
+        check_same_kind(arrays)
+        return np.stack(arrays)
 
-    def _item(self, i):
-        array = _as_array(_image_of(self.dataset[i]))
+    def item(self, i: int) -> np.ndarray:
+        """Return one array.
+
+        Parameters
+        ----------
+        i : int
+            Index of the item.
+
+        Returns
+        -------
+        array : ndarray
+            Array of the common shape.
+
+        Raises
+        ------
+        ImageReadError
+            If the item is missing, is no array, or has another shape.
+        """
+        image = _image_of(self.dataset[i])
+        if is_missing(image):
+            raise ImageReadError(missing_reason(i, image))
+        if not (is_array(image) or isinstance(image, Image.Image)):
+            raise ImageReadError(
+                f"item {i} of X is of type {type(image).__name__}, but others are arrays"
+            )
+        array = as_array(image)
         if array.shape != self._item_shape:
-            raise ValueError(
+            raise ImageReadError(
                 f"item {i} of X has shape {array.shape}, but others have {self._item_shape}; "
                 "arrays must share one shape, images of different sizes can be PIL images"
             )
         return array
 
 
-# -- kinds ----------------------------------------------------------------------------------
+# -- X as a whole ---------------------------------------------------------------------------
 
 
-def _kind_of(X):
-    if isinstance(X, Tensor):
-        return "tensor"
-    if _holds_files(X):
-        return "files"
-    if _is_table(X):
-        return "path column" if _is_path_column(X) else "table"
-    return "lazy" if _is_lazy(X) else "array"
+def _to_path_or_collection(X):
+    """Return a path as a str and an unindexed collection as a list; reject what is neither."""
+    if isinstance(X, np.ndarray) and X.ndim == 0 and X.dtype.kind in "OUST":
+        X = X.item()
+    if isinstance(X, (str, os.PathLike)) or (isinstance(X, bytes) and not _is_content(X)):
+        return str(os.fsdecode(X))  # the os module takes a str of NumPy for bytes
+    if isinstance(X, (*CONTENTS, Image.Image)) or _is_file_object(X):
+        raise ValueError(f"X is one image, {describe(X)}; wanted several: give a list, [image]")
+    if hasattr(X, "toarray"):  # sparse; scikit-learn rejects it later
+        return X
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X is a {type(X).__name__} of {join_some(X)}; wanted one of its values, or a list of "
+            "them"
+        )
+    if isinstance(X, (ValuesView, KeysView, ItemsView)):
+        return list(X)
+    if isinstance(X, DataLoader) or (hasattr(X, "batch_size") and hasattr(X, "dataset")):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which gives batches in any order; give its data set, "
+            "loader.dataset"
+        )
+    _check_has_order_and_length(X)
+    return X if _has_any(X, "__getitem__", *_ARRAY) or isinstance(X, Number) else list(X)
 
 
-def _holds_files(X):
-    """Check whether X is a sequence of paths or PIL images."""
-    if isinstance(X, DatasetImages):
-        return True
-    is_column = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OUT"
-    if not (isinstance(X, (list, tuple)) or is_column):
+def _check_has_order_and_length(X):
+    kind = type(X).__name__
+    if isinstance(X, Set):
+        raise TypeError(f"X is a {kind}, which has no order; give a list, such as sorted(X)")
+    is_stream = isinstance(X, IterableDataset)
+    if is_stream or (isinstance(X, Iterable) and not _has_any(X, "__len__", *_ARRAY)):
+        raise TypeError(
+            f"X is a {kind}, which can only be iterated over; wanted something with a length, "
+            "such as a list or a map-style data set"
+        )
+    is_sized = hasattr(X, "__len__") and (hasattr(X, "__getitem__") or isinstance(X, Iterable))
+    if isinstance(X, type) or not (is_sized or _has_any(X, *_ARRAY) or isinstance(X, Number)):
+        what = "None" if X is None else f"of type {kind}"
+        what += " without a length" if hasattr(X, "__getitem__") and not is_sized else ""
+        raise TypeError(f"X is {what}; wanted an array, a folder, or a list of {_WANTED}")
+
+
+def _is_file_object(X):
+    return hasattr(X, "read") and not _has_any(X, "shape", "__getitem__", "__array__")
+
+
+def _has_any(X, *names):
+    return any(hasattr(X, name) for name in names)
+
+
+def _is_dataset(X):
+    """Check whether X is a map-style data set, and no list, array or table."""
+    if isinstance(X, (list, tuple, Tensor)) or _has_any(X, "shape", "__array__", "iloc"):
         return False
-    is_file = [isinstance(x, (str, Path, Image.Image)) for x in X]
-    if any(is_file) and not all(is_file):
-        other = type(X[is_file.index(False)]).__name__
-        raise TypeError(f"X mixes paths or PIL images with {other}")
-    return any(is_file)
+    return hasattr(X, "__len__") and hasattr(X, "__getitem__")
 
 
-def _is_table(X):
-    """Check whether X has two axes, as an array, a frame or a list of rows."""
-    if hasattr(X, "shape"):
-        return len(X.shape) == 2
-    return isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) == 1
+def _resolve_list_or_array(X):
+    if hasattr(X, "__array__") and len(getattr(X, "shape", ())) < 2:
+        column, X = X, np.asarray(X)
+        if X.ndim and X.dtype.kind in "OUST":
+            return _resolve_items(X if X.dtype.kind == "U" else _to_list(column, X))
+    if isinstance(X, (list, tuple)):
+        return _resolve_items(X)
+    return _resolve_table(X) if len(getattr(X, "shape", ())) == 2 else _resolve_array(X)
 
 
-def _is_path_column(table):
-    """Check whether the only column of a table holds paths."""
-    if isinstance(table, (list, tuple)):
-        if len(table[0]) != 1 or not isinstance(next(iter(table[0])), (str, Path)):
-            return False
-    elif table.shape[1] != 1 or not hasattr(table, "__array__"):
-        return False
-    column = np.asarray(table)[:, 0]
-    return len(column) > 0 and isinstance(column[0], (str, Path)) and _holds_files(column)
+def _to_list(column, array):
+    """Return the items of a Series or an array; polars makes two axes of dicts in an array."""
+    return column.to_list() if hasattr(column, "to_list") else array.tolist()
 
 
-def _is_lazy(X):
-    """Check whether X is an array of images to be read slice by slice."""
+def _resolve_array(X):
     if len(getattr(X, "shape", ())) not in (3, 4):
-        return False
+        return Input(X, "array")
     if isinstance(X, np.ndarray):  # a mapped array that has to be converted to uint8
-        return isinstance(X, np.memmap) and X.dtype.kind in "iuf" and X.dtype != np.uint8
-    return hasattr(X, "__len__") and hasattr(X, "__getitem__") and not hasattr(X, "toarray")
+        is_lazy = isinstance(X, np.memmap) and X.dtype.kind in "iuf" and X.dtype != np.uint8
+    else:
+        is_lazy = _has_any(X, "__len__") and _has_any(X, "__getitem__")
+        is_lazy &= not hasattr(X, "toarray")
+    return Input(X, "lazy" if is_lazy else "array")
 
 
 # -- folders, patterns and array files ------------------------------------------------------
 
 
-def _expand(X):
-    """Replace a path, a pattern or a data set by what it stands for; check that X has a length."""
-    if isinstance(X, (str, Path)):
-        return _expand_path(os.fspath(X))
-    if hasattr(X, "toarray"):  # sparse; scikit-learn rejects it later
-        return X
-    if isinstance(X, Iterable) and not _has_any(X, "__len__", "__array__"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which can only be iterated over; wanted something with "
-            "a length, such as a list or a map-style data set"
-        )
-    if isinstance(X, Mapping):
-        raise TypeError(
-            f"X is a {type(X).__name__} of {', '.join(map(str, X))}; wanted one of its values"
-        )
-    if hasattr(X, "column_names") and hasattr(X, "features"):
-        return _expand_dataset(_select_image_column(X))
-    if _is_dataset(X) or _is_list_of_items(X):
-        return _expand_dataset(X)
-    return _expand_patterns(X) if _holds_patterns(X) else X
-
-
-def _expand_path(path):
+def _resolve_path(path):
     if os.path.isdir(path):
-        return _files_below(path)
+        return Input(_search_folder(path), "files")
     if os.path.isfile(path):
-        return _load_array(path) if path.lower().endswith(_ARRAY_SUFFIXES) else [path]
-    if _is_pattern(path):
-        return _expand_pattern(path)
-    raise ImageReadError(f"{path} is not there; wanted a folder, a file, or a pattern of files")
+        is_array_file = path.lower().endswith(_ARRAY_SUFFIXES)
+        return resolve(_load_array(path)) if is_array_file else Input([path], "files")
+    hint = path_hint(path)
+    if is_pattern(path) and not hint:
+        return Input(_expand_patterns([path]), "files")
+    hint = hint or "; wanted a folder, a file, or a pattern of files"
+    raise ImageReadError(f"{describe(path) or repr(path)} is not there{hint}")
 
 
-def _files_below(root):
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        raise ImageReadError(f"{root} is not a folder")
-    paths = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    files = _select_images(paths)
-    if not files:
-        raise ValueError(f"{root} holds no image files: none with a suffix that Pillow knows")
+def _search_folder(root):
+    search = Search()
+    files = search.folder(root)
+    search.warn(root)
     return files
 
 
-def _select_images(paths):
-    """Select the image files, sorted by the parts of their paths."""
-    files = (path for path in paths if os.path.isfile(path) and _is_image_file(path))
-    return sorted(files, key=lambda path: path.replace(os.sep, "\0"))
-
-
-def _is_image_file(path):
-    suffix = os.path.splitext(path)[1].lower()
-    return suffix in decoding.suffixes() if suffix else decoding.is_image(path)
-
-
-def _is_pattern(path):
-    return any(wildcard in path for wildcard in _WILDCARDS)
-
-
-def _expand_pattern(pattern):
-    files = _select_images(glob.glob(pattern, recursive=True))
-    if not files:
-        raise ImageReadError(f"no image files match {pattern}")
-    return files
-
-
-def _holds_patterns(X):
-    is_column = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU"
-    if not isinstance(X, (list, tuple)) and not is_column:
-        return False
-    return any(isinstance(x, (str, Path)) and _is_pattern(str(x)) for x in X)
-
-
-def _expand_patterns(X):
-    expanded = []
-    for x in X:
-        is_pattern = isinstance(x, (str, Path)) and _is_pattern(str(x)) and not os.path.exists(x)
-        expanded += _expand_pattern(str(x)) if is_pattern else [x]
+def _expand_patterns(paths):
+    """Replace the patterns among paths and images by the files that match."""
+    search, expanded, patterns = Search(), [], []
+    for x in paths:
+        text = str(x) if isinstance(x, (str, Path)) else ""
+        if is_pattern(text) and not path_hint(text) and not os.path.exists(text):
+            patterns.append(text)
+            expanded += search.pattern(text)
+        else:
+            expanded.append(x)
+    search.warn(join_some(patterns))
     return expanded
 
 
@@ -362,25 +432,206 @@ def _load_array(path):
     )
 
 
+# -- lists, and columns of tables -----------------------------------------------------------
+
+
+def _resolve_items(X):
+    """Classify a list by all of its items, of which some may be missing."""
+    present = [x for x in X if not is_missing(x)]
+    if not present:
+        return Input(X, "files" if len(X) else "array")
+    are_files = [is_file(x) for x in present]
+    if all(are_files):
+        return Input(_to_sources(X), "files")
+    if any(are_files):
+        other = type(present[are_files.index(False)]).__name__
+        raise TypeError(f"X mixes paths or PIL images with {other}")
+    if any(_is_labelled(x) for x in present):
+        return _resolve_dataset(X)
+    if isinstance(present[0], (list, tuple)):
+        return _resolve_rows(X)
+    if not (is_array(present[0]) or _is_number(present[0])):
+        raise TypeError(_about_other_items(present[0]))
+    return _without_missing(X)
+
+
+def _to_sources(X):
+    """Return paths as str or Path, and the files that match patterns."""
+    if not all(isinstance(x, (str, Path, Image.Image)) for x in X):
+        X = [_as_source(x) for x in X]
+    if not any(isinstance(x, (str, Path)) and is_pattern(str(x)) for x in X):
+        return X
+    return _expand_patterns(X)
+
+
+def _resolve_rows(X):
+    """Classify a list of lists: rows of numbers, nested images, or a column of images."""
+    head = [row for row in X if not is_missing(row)][:_HEAD]
+    if not any(isinstance(row, (list, tuple)) and any(map(_holds_image, row)) for row in head):
+        is_column = all(len(row) == 1 and is_file(row[0]) for row in head)
+        if not is_column:
+            return _without_missing(X)
+    if any(len(row) != 1 for row in head):
+        raise TypeError(_about_other_items(head[0]))
+    column = [row[0] if isinstance(row, (list, tuple)) else row for row in X]
+    return _as_column(_resolve_items(column), X)
+
+
+def _without_missing(X):
+    """Classify a list of arrays, rows or numbers; set missing arrays and rows apart."""
+    if any(isinstance(x, Tensor) for x in X):
+        X = [as_array(x) if isinstance(x, Tensor) else x for x in X]
+    present = [x for x in X if not is_missing(x)]
+    n_axes = _n_axes(present[0])
+    if n_axes == 0:
+        return Input(X, "array")
+    invalid = {i: missing_reason(i, x) for i, x in enumerate(X) if is_missing(x)}
+    return Input(present if invalid else X, "table" if n_axes == 1 else "array", invalid=invalid)
+
+
+def _n_axes(x):
+    try:
+        return len(x.shape) if hasattr(x, "shape") else np.ndim(x)
+    except ValueError:  # lists of different lengths
+        return 2
+
+
+def _resolve_table(X):
+    """Classify an array or a frame of two axes, whose only column may hold images."""
+    if X.shape[1] == 1 and hasattr(X, "__array__"):
+        column = X.to_series(0) if hasattr(X, "to_series") else np.asarray(X)[:, 0]
+        array = np.asarray(column)
+        if array.dtype.kind in "OUST" and not all(map(_is_number, array)):
+            return _as_column(_resolve_items(_to_list(column, array)), X)
+        if array.ndim > 1:  # arrays of one shape in the cells of polars
+            return _resolve_list_or_array(array)
+    names = [name for name, column in _text_columns(X) if any(map(_holds_image, column))]
+    if names:
+        kind, one = type(X).__name__, f"X{names[0]}"
+        some = (
+            f"; give that column, {one}"
+            if len(names) == 1
+            else f"; give one of them, such as {one}"
+        )
+        raise ValueError(
+            f"X is a {kind} of {X.shape[1]} columns, with images in {join_some(names)}{some}"
+        )
+    return Input(X, "table")
+
+
+def _text_columns(X):
+    """Iterate over the names of columns that are not numeric, and their first cells."""
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind in "OUST":
+            yield from ((f"[:, {j}]", X[:_HEAD, j]) for j in range(X.shape[1]))
+    elif hasattr(X, "columns") and hasattr(X, "dtypes"):
+        head = X[:_HEAD]
+        for j, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+            if str(dtype).lower().startswith(_NOT_NUMERIC):
+                yield (
+                    f"[{name!r}]",
+                    np.asarray(head.iloc[:, j] if hasattr(X, "iloc") else head[:, j]),
+                )
+
+
+def _as_column(source, table):
+    """Note that files are the only column of a table, which may have a name."""
+    if source.kind != "files":
+        return source
+    return Input(source.value, "path column", table)
+
+
+# -- items ----------------------------------------------------------------------------------
+
+
+def _as_source(x):
+    """Return an item as a str or Path if it is a path; return other items as they are."""
+    if isinstance(x, (str, Path)):
+        return x
+    if isinstance(x, os.PathLike):
+        return os.fsdecode(x)
+    return os.fsdecode(x) if isinstance(x, bytes) and not _is_content(x) else x
+
+
+def _is_content(x):
+    """Check whether bytes are the content of a file rather than a path."""
+    if b"\0" in x or len(x) > _MAX_PATH:
+        return True
+    try:
+        with Image.open(io.BytesIO(x), formats=decoding.formats()):
+            return True
+    except Exception:  # broken bytes can make Pillow's plugins raise any exception
+        return False
+
+
+def _is_image(x):
+    """Check whether an item is a file or an array of two axes or more."""
+    return len(x.shape) >= 2 if is_array(x) else is_file(x)
+
+
+def _is_number(x):
+    if isinstance(x, Tensor):
+        return x.ndim == 0
+    return isinstance(x, (Number, np.generic)) and not isinstance(x, (str, bytes))
+
+
+def _holds_image(cell):
+    """Check whether a cell of a table is an image, or text that looks like the path of one."""
+    if not isinstance(cell, str):
+        return _is_image(_image_of(cell)) if isinstance(cell, Mapping) else _is_image(cell)
+    suffix = os.path.splitext(cell)[1].lower()
+    is_known = suffix in decoding.suffixes() or plugins.remedy(suffix) is not None
+    return is_known or os.path.isfile(cell)
+
+
+def _image_of(item):
+    """Return the image in an item of a data set, or the item itself."""
+    if isinstance(item, Mapping):
+        if item.keys() == {"bytes", "path"}:  # an undecoded image of a Hugging Face data set
+            return item["path"] if is_missing(item["bytes"]) else _opened(item["bytes"])
+        images = [v for v in item.values() if _is_image(v) and not isinstance(v, str)]
+        images += [v for v in item.values() if isinstance(v, Mapping)]
+        if not images and any(map(is_missing, item.values())):
+            return None
+        return _image_of(images[0]) if len(images) == 1 else item
+    if isinstance(item, tuple) and item:
+        return item[0]
+    return item
+
+
+def _opened(content):
+    return Image.open(io.BytesIO(content), formats=decoding.formats())
+
+
+def _kind_of_item(item):
+    """Return "file", the shape of an array, or None if an item holds no image."""
+    image = _image_of(item)
+    if isinstance(item, tuple) and isinstance(image, str) and not _holds_image(image):
+        return None if any(map(_holds_image, item[1:])) else "file"
+    if is_file(image):
+        return "file"
+    return tuple(image.shape) if is_array(image) else None
+
+
+def _is_labelled(item):
+    """Check whether an item of a list is a tuple or a mapping with an image or vector."""
+    if not isinstance(item, (tuple, Mapping)) or is_missing(_image_of(item)):
+        return False
+    kind = _kind_of_item(item)
+    if kind is None or kind == "file" or len(kind) > 1:
+        return kind is not None
+    return len(item) > 1 and not any(is_array(v) for v in tuple(item)[1:])
+
+
+def _about_other_items(item):
+    text = f"the items of X are of type {describe(item)}; wanted {_WANTED}"
+    if isinstance(item, (tuple, list)):
+        at = next((j for j, v in enumerate(item) if _holds_image(v)), None)
+        text += "" if at is None else f"; give [x[{at}] for x in X]"
+    return text
+
+
 # -- data sets ------------------------------------------------------------------------------
-
-
-def _has_any(X, *names):
-    return any(hasattr(X, name) for name in names)
-
-
-def _is_dataset(X):
-    """Check whether X is a map-style data set, and no list, array or table."""
-    if isinstance(X, (list, tuple, bytes, Tensor)) or _has_any(X, "shape", "__array__", "iloc"):
-        return False
-    return hasattr(X, "__len__") and hasattr(X, "__getitem__")
-
-
-def _is_list_of_items(X):
-    """Check whether X is a list of items, which scikit-learn makes of a subset of a data set."""
-    if not isinstance(X, list) or not X or not isinstance(X[0], (tuple, Mapping)):
-        return False
-    return _is_image(_image_of(X[0]))
 
 
 def _select_image_column(dataset):
@@ -394,46 +645,56 @@ def _select_image_column(dataset):
     return dataset.select_columns(columns)
 
 
-def _expand_dataset(dataset):
-    first = _first_image(dataset)
-    if isinstance(first, (np.ndarray, Tensor)):
-        lazy = DatasetArrays(dataset, tuple(first.shape))
-        return lazy[:] if first.ndim < 2 else lazy
-    if len(dataset) and not _is_image(first):
-        kind = type(first).__name__
-        raise TypeError(
-            f"the items of X are of type {kind}; wanted PIL images, paths or arrays, alone or in "
-            "tuples with labels"
+def _resolve_dataset(dataset):
+    """Classify a data set, or a list of its items, by the items that can be read."""
+    if not len(dataset):
+        return Input([], "array")
+    kind = _common_kind(dataset)
+    if kind == "file":
+        return Input(DatasetImages(dataset), "files")
+    if len(kind) > 3:
+        raise ValueError(
+            f"the items of X have shape {kind}; wanted (height, width), (height, width, channels), "
+            "(channels, height, width) or (features,)"
         )
-    return DatasetImages(dataset) if len(dataset) else []
+    arrays = DatasetArrays(dataset, kind)
+    return Input(arrays, "lazy") if len(kind) > 1 else _read_vectors(arrays)
 
 
-def _first_image(dataset):
-    """Return the image of the first item that can be read; a PIL image if there is none."""
-    for i in range(len(dataset)):
-        with contextlib.suppress(Exception):  # errors are raised later, when images are read
-            return _image_of(dataset[i])
-    return Image.Image()
+def _common_kind(dataset):
+    """Return the most frequent kind in a sample; if it has none, that of the first image."""
+    sample = np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(int)
+    kinds = [_kind_of_item(item) for item in _readable_items(dataset, sample.tolist())]
+    frequent = Counter(kind for kind in kinds if kind is not None).most_common(1)
+    if frequent:
+        return frequent[0][0]
+    other = None
+    for item in _readable_items(dataset, range(len(dataset))):
+        kind = _kind_of_item(item)
+        if kind is not None:
+            return kind
+        other = item if other is None else other
+    if other is not None:
+        raise TypeError(_about_other_items(other))
+    return "file"  # none can be read, which is an error later
 
 
-def _image_of(item):
-    """Return the image in an item of a data set, or the item itself."""
-    if isinstance(item, Mapping):
-        if item.keys() == {"bytes", "path"}:  # an undecoded image of a Hugging Face data set
-            return item["path"] if item["bytes"] is None else Image.open(io.BytesIO(item["bytes"]))
-        images = [v for v in item.values() if _is_image(v) and not isinstance(v, str)]
-        images += [v for v in item.values() if isinstance(v, Mapping)]
-        return _image_of(images[0]) if len(images) == 1 else item
-    if isinstance(item, tuple) and item:
-        return item[0]
-    return item
+def _readable_items(dataset, index):
+    for i in index:
+        with contextlib.suppress(Exception):  # raised again when images are read
+            item = dataset[i]
+            if not is_missing(_image_of(item)):
+                yield item
 
 
-def _is_image(x):
-    if isinstance(x, (np.ndarray, Tensor)):
-        return x.ndim >= 2
-    return isinstance(x, (Image.Image, str, Path))
-
-
-def _as_array(x):
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+def _read_vectors(arrays):
+    """Read all vectors of a data set; set those that cannot be read apart."""
+    rows, invalid = [], {}
+    for i in range(len(arrays)):
+        try:
+            rows.append(arrays.item(i))
+        except ImageReadError as error:
+            invalid[i] = str(error)
+        except Exception as error:
+            invalid[i] = f"item {i} of X cannot be read: {str(error) or type(error).__name__}"
+    return Input(np.stack(rows), "table", invalid=invalid)

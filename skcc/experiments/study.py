@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
+from skcc.ambient import default_torch_state
 from skcc.atomic import atomic_write
 from skcc.datasets import take
 from skcc.experiments import records
@@ -56,6 +57,7 @@ class _Observer:
             self._save_features(fitted_estimator, X, epoch)
         records.append(self.folder / "epochs.jsonl", record)
 
+    @default_torch_state()
     def _save_features(self, model, X, epoch):
         store, fitted = model._read_fitted(take(X, self.samples)), model._fitted_model()
         features = fitted.sweep(store, fitted.objective.project)

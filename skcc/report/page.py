@@ -140,7 +140,7 @@ def write_page(
     in_rows = sorted({index for strips in rows for strip in strips for index in strip})
     (row_images, map_images), shape = encode_thumbnails(
         clustering.files,
-        estimator.image_shape_,
+        estimator._format,
         [(in_rows, ROW_SIDE), (on_map, MAP_SIDE)],
         n_jobs=n_jobs,
     )

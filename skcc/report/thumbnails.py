@@ -1,6 +1,7 @@
 """Thumbnails of image files, encoded as data URIs that together stay within a size limit."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ MAX_TOTAL_CHARACTERS = 13_000_000
 
 def encode_thumbnails(
     files: Sequence[Path],
-    image_shape: tuple[int, int, int],
+    image_format: data.Format,
     requests: Sequence[tuple[Sequence[int], int]],
     *,
     n_jobs: int | None = None,
@@ -30,9 +31,12 @@ def encode_thumbnails(
     together take more than `MAX_TOTAL_CHARACTERS`, all are scaled down until they fit.
     """
     max_side = _typical_short_side([files[index] for index in requests[0][0]])
-    shapes = [_shape(image_shape, min(side, max_side)) for _, side in requests]
+    shapes = [_shape(image_format.shape, min(side, max_side)) for _, side in requests]
+    channels = image_format.shape[2]
     pixels = [
-        _decode_all(files, indices, (*shape, image_shape[2]), n_jobs)
+        _decode_all(
+            files, indices, dataclasses.replace(image_format, shape=(*shape, channels)), n_jobs
+        )
         for (indices, _), shape in zip(requests, shapes, strict=True)
     ]
     return _encode_within_limit(pixels), shapes[0]
@@ -58,9 +62,8 @@ def _shape(image_shape, short_side):
     return round(short_side / aspect), short_side
 
 
-def _decode_all(files, indices, shape, n_jobs):
+def _decode_all(files, indices, image_format, n_jobs):
     """Decode files in threads; return the pixels of each index."""
-    image_format = data.Format(shape)
     pixels = Parallel(n_jobs=n_jobs, backend="threading")(
         delayed(_decode)(files[index], image_format) for index in indices
     )

@@ -167,6 +167,22 @@ class Run:
             )
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a folder holds checkpoints of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        A `checkpoint_dir`.
+
+    Returns
+    -------
+    has_checkpoints : bool
+        False for a folder that does not exist.
+    """
+    return any(Path(folder).glob("phase-*.pt"))
+
+
 def checkpoint_of(folder, phase: int, identity: dict, seed: int | None) -> Checkpoint | None:
     """The checkpoint of a phase.
 

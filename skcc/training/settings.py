@@ -8,7 +8,10 @@ import math
 import torch
 from torch import nn
 
+from skcc.augment import AUGMENTATIONS, ImageAugmentation, VectorAugmentation
+from skcc.backbones import BACKBONES
 from skcc.data import SampleStore
+from skcc.validation import plain
 
 LEARNING_RATE = 3e-3  # peak of the one-cycle schedule
 
@@ -38,7 +41,15 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
     -------
     settings : dict of str to object
         Plain values; the attribute `settings_` of a fitted estimator.
+
+    Raises
+    ------
+    ValueError
+        If the backbone or the augmentation is for images and the samples are vectors, or the other
+        way round.
     """
+    _check_kind_of_samples("backbone", estimator.backbone, store.shape)
+    _check_kind_of_samples("augment", estimator.augment, store.shape)
     n = len(store)
     size, epochs, rate = estimator.batch_size, estimator.max_epochs, estimator.learning_rate
     size = min(n, batch_size(n, estimator.n_clusters) if size == "auto" else size)
@@ -58,6 +69,23 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
         "device": str(device),
         "precision": precision.removeprefix("torch."),
     }
+
+
+def _check_kind_of_samples(name, value, shape):
+    """Raise ValueError if a backbone or augmentation is not for samples of this shape."""
+    augmentation = AUGMENTATIONS.get(value) if isinstance(value, str) else value
+    is_image, is_vector = len(shape) == 3, len(shape) == 1
+    if is_image and (value == "mlp" or type(augmentation) is VectorAugmentation):
+        raise ValueError(
+            f"{name}={value!r} is for vectors, and X holds images of shape {tuple(shape)}; wanted "
+            "'auto' or one for images"
+        )
+    is_network = isinstance(value, str) and value in BACKBONES and value != "mlp"
+    if is_vector and (is_network or type(augmentation) is ImageAugmentation):
+        raise ValueError(
+            f"{name}={value!r} is for images, and X holds vectors of {shape[0]} features; wanted "
+            f"{name}='auto', or image_shape=(height, width, channels) if they are rows of images"
+        )
 
 
 def _resolve_backbone(backbone, shape, device):
@@ -249,6 +277,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If the device is not available.
     """
+    device = plain(device)
     if device == "auto":
         if torch.cuda.is_available():
             device = "cuda"
@@ -256,11 +285,39 @@ def resolve_device(device: str | torch.device) -> torch.device:
             device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here: {str(error).splitlines()[0]}. Expected "
-            "'auto', 'cpu', or an accelerator that this torch can use, such as 'cuda' or 'mps'."
-        ) from error
+    except Exception as error:  # torch raises errors of many types
+        raise ValueError(_unusable_device(device, f"{error}".partition("\n")[0])) from error
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Resolve the parameter `device`, and check that it computes.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        See `resolve_device`.
+
+    Returns
+    -------
+    device : torch.device
+        With an index, except for the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device is not available, or is "meta", which has shapes but no values.
+    """
+    resolved = resolve_device(device)
+    if resolved.type == "meta":
+        raise ValueError(_unusable_device(device, "its tensors have no values"))
+    return resolved
+
+
+def _unusable_device(device, reason):
+    return (
+        f"device={device!r} cannot be used here: {reason}. Expected 'auto', 'cpu', or an "
+        "accelerator that this torch can use, such as 'cuda' or 'mps'."
+    )
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -279,6 +336,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     dtype : torch.dtype
         Either torch.float32 or torch.bfloat16.
     """
+    precision = plain(precision)
     if precision == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp32"

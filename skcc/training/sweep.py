@@ -1,6 +1,7 @@
 """Inference over all samples of a store, in evaluation mode."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return an autocast context that is disabled for float32.
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Compute in a type by autocast, which is disabled for float32.
 
     Parameters
     ----------
@@ -37,13 +39,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
     dtype : torch.dtype
         Type in which networks compute.
-
-    Returns
-    -------
-    context : torch.autocast
-        Context manager.
     """
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    enabled = dtype != torch.float32
+    try:
+        with torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=True):
+            yield
+    finally:
+        # torch does it at the end of the outermost context, which may be one of the user. The
+        # casts in the cache are those of weights that change after this step.
+        torch.clear_autocast_cache()
 
 
 def sweep(

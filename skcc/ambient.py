@@ -1,0 +1,93 @@
+"""Isolation from the state of torch that users set for their own code, and from `os.fork`.
+
+Public methods compute inside `default_torch_state`, so that gradient modes, autocast, the default
+dtype and the default device of the caller change no result. No other file handles this state.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+import torch
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+class _ProcessState:
+    """The default dtype and the deterministic mode, which all threads of a process share.
+
+    They are the defaults of torch while any thread is inside, and the user's when the last one
+    leaves. Nothing is changed where the user has the defaults anyway.
+    """
+
+    def __init__(self):
+        self._lock, self._n_inside = threading.Lock(), 0
+        self._dtype = self._deterministic = None  # of the user, while it is replaced
+
+    def __enter__(self):
+        with self._lock:
+            self._n_inside += 1
+            # Also for a second thread: the user may have set the state since the first entered.
+            if torch.get_default_dtype() != torch.float32:
+                self._dtype = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            if torch.get_deterministic_debug_mode():
+                self._deterministic = torch.get_deterministic_debug_mode()
+                torch.set_deterministic_debug_mode("default")
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_inside = max(0, self._n_inside - 1)
+            if not self._n_inside:
+                self._restore()
+
+    def _restore(self):
+        # What is not the default now was set by the user in the meantime.
+        if self._dtype is not None and torch.get_default_dtype() == torch.float32:
+            torch.set_default_dtype(self._dtype)
+        if self._deterministic is not None and not torch.get_deterministic_debug_mode():
+            torch.set_deterministic_debug_mode(self._deterministic)
+        self._dtype = self._deterministic = None
+
+    def reset(self):
+        """Forget the other threads, which a forked child does not have."""
+        self._lock, self._n_inside = threading.Lock(), 0
+        self._restore()
+
+
+_process_state = _ProcessState()
+
+
+@contextlib.contextmanager
+def default_torch_state() -> Iterator[None]:
+    """Compute in torch's default state, and restore the state of the caller afterwards.
+
+    Gradients are enabled, inference mode and autocast are disabled, the default dtype is float32,
+    the default device is the CPU, and deterministic algorithms are not required. It may be nested,
+    and entered by several threads at once. It works as a decorator as well.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_process_state)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        # The others cost time in each operation, so they are entered only where they are needed.
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _reset_after_fork():
+    """Make torch usable in a forked child.
+
+    The threads of OpenMP do not survive a fork, and an operation that is split over them would wait
+    for them forever. With one thread, none is waited for.
+    """
+    torch.set_num_threads(1)
+    _process_state.reset()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_after_fork)
