@@ -267,7 +267,7 @@ def views(x):
         os.kill(os.getpid(), 9)
     return x
 
-model = ContrastiveClustering(3, augment=views, max_epochs=8, batch_size=40, n_heads=2,
+model = ContrastiveClustering(3, augment=views, max_epochs=8, batch_size=40, image_size=8,
                               random_state=0, checkpoint_dir=folder + "/state")
 try:
     model.fit(np.load(folder + "/pictures.npy"))

@@ -262,7 +262,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="what is in use is
 
 @on_linux
 def test_cycles_leak_neither_memory_nor_threads_nor_files(tmp_path):
-    early, late = cycles(30, (10, 30), tmp_path)
+    early, late = cycles(20, (8, 20), tmp_path)
     assert_nothing_leaks(early, late)
 
 
