@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_callbacks.py tests/test_contract.py tests/test_data.py t
 	two_workers_find_what_one_does cross_validated_probabilities_and_scores) \
 	tests/test_report.py::test_the_page_loads_nothing_and_what_users_named_is_text
 
-.PHONY: demo test test-newest test-oldest test-site test-all docs docs-fast docs-check gpu \
+.PHONY: demo test test-newest test-oldest test-processes test-site test-all docs docs-fast docs-check gpu \
 	gpu-cifar10 gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
@@ -31,6 +31,10 @@ test-oldest: $(OLDEST)/installed
 	PYTHONPATH=$(OLDEST) SCIPY_ARRAY_API=0 $(PYTEST) $(OLD_TESTS) \
 		-k "not Twin and not (loky and not paths)" \
 		-W ignore::pytest.PytestRemovedIn10Warning  # from the decorator of scikit-learn 1.6
+
+# Several processes train one model. One worker, since they need the cores.
+test-processes: .venv/installed
+	$(BIN)/python -m pytest -m processes tests
 
 # Builds the site, looks at it in Chromium, and checks the files of the repository.
 test-site: .venv/installed

@@ -18,7 +18,10 @@ from PIL import Image
 from skcc import ContrastiveClustering, distributed
 
 SCRIPT = Path(ranks.__file__)
-pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+]
 
 
 def environment(**more):
