@@ -2,6 +2,7 @@
 
 from skcc._version import __version__ as __version__
 from skcc.methods.contrastive import ContrastiveClustering
+from skcc.methods.neighbors import NeighborClustering
 from skcc.methods.twin import TwinContrastClustering
 
-__all__ = ["ContrastiveClustering", "TwinContrastClustering"]
+__all__ = ["ContrastiveClustering", "NeighborClustering", "TwinContrastClustering"]

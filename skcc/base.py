@@ -16,8 +16,8 @@ from torch import nn
 from skcc import data, distributed, fitting
 from skcc.ambient import default_torch_state
 from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
-from skcc.inference import FittedModel, has_assign, warn_about_invalid
-from skcc.objective import Phase, Setup
+from skcc.inference import FittedModel, warn_about_invalid
+from skcc.objective import GivenFeatures, Phase, Setup
 from skcc.parameters import SharedParameters
 from skcc.persistence import SaveLoadMixin
 from skcc.rng import private_rng
@@ -58,9 +58,13 @@ class BaseDeepClusterer(
         """Epochs of all phases together, for progress bars; None if they are not known."""
         return self.settings_["max_epochs"]
 
-    def _readout(self) -> str:
-        """Where clusters come from: "head", the objective's `assign`; or "kmeans" of `embed`."""
-        return "head"
+    def _head_is_trained(self) -> bool:
+        """Whether training gives the objective's `assign` a meaning, so that it is a read-out."""
+        return True
+
+    def _trains_on(self, shape: tuple[int, ...]) -> bool:
+        """Whether a network is trained on samples of this shape; else they are the features."""
+        return True
 
     def _check_unlabeled(self) -> None:
         """Raise ValueError if training cannot use unlabeled samples."""
@@ -232,7 +236,10 @@ class BaseDeepClusterer(
 
     def _phases_of_new_setup(self, shape):
         """`_phases` on a new backbone, whose weights are drawn when the first phase is built."""
-        yield from self._phases(fitting.build_setup(self, shape))
+        if self.settings_["max_epochs"]:
+            yield from self._phases(fitting.build_setup(self, shape))
+        else:
+            yield Phase(GivenFeatures(*shape))
 
     def _set_fitted_attributes(self, objective, store):
         """Set what a trained objective gives; return the sizes of its clusters, unsorted."""
@@ -241,9 +248,7 @@ class BaseDeepClusterer(
         objective.release()
         self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
         self._order = np.arange(self.n_clusters)
-        if self._readout() == "kmeans" or not has_assign(objective):
-            model = fitting.build_model(self, objective)
-            self.cluster_centers_, self._variance = model.fit_k_means(store, self.n_clusters)
+        fitting.fit_readout(self, objective, store)
         self._cache = _ModelCache(fitting.build_model(self, objective))
         return self._order_clusters_by_size(store)
 
@@ -307,9 +312,10 @@ class BaseDeepClusterer(
         Returns
         -------
         p : ndarray of shape (n_samples, n_clusters)
-            Float32; rows sum to one. Where clusters are found by k-means, it is the posterior of a
-            mixture of equally likely Gaussians around the centres with one spherical covariance.
-            NaN for images that could not be read, where ``on_error="warn"``.
+            Float32; rows sum to one. With ``readout="kmeans"`` it is the posterior of a mixture
+            of equally likely Gaussians around the centres with one spherical covariance. They say
+            how sure a sample is of its cluster, not how likely it is of one class. NaN for images
+            that could not be read, where ``on_error="warn"``.
 
         Raises
         ------

@@ -21,9 +21,10 @@ from skcc import data, distributed
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
 from skcc.exceptions import warn
-from skcc.inference import FittedModel, warn_about_invalid
+from skcc.inference import FittedModel, has_assign, warn_about_invalid
 from skcc.objective import Objective, Setup
 from skcc.persistence import plain_value
+from skcc.readouts import read_out
 from skcc.training import phases, settings
 from skcc.training.checkpoint import fingerprint
 
@@ -156,7 +157,8 @@ def check_batches(estimator, n: int, identity: dict) -> None:
             "which there are no statistics: give a larger batch_size, fewer processes, or "
             "sync_batchnorm=True"
         )
-    if size < 4 * k and k > 1 and distributed.is_rank_zero():
+    is_trained = estimator.settings_["max_epochs"] > 0
+    if is_trained and size < 4 * k and k > 1 and distributed.is_rank_zero():
         warn(
             f"batches of {size} samples are small for n_clusters={k}: below {4 * k} a cluster "
             "has too few members in a batch to be told from the others"
@@ -205,8 +207,41 @@ def build_model(estimator, objective: Objective) -> FittedModel:
     dtype = getattr(torch, estimator.settings_["precision"])
     model = FittedModel(objective, views, draws, dtype)
     centers = getattr(estimator, "cluster_centers_", None)
-    model.set_readout(estimator._order, centers, getattr(estimator, "_variance", None))
+    variance = getattr(estimator, "_variance", None)
+    model.set_readout(estimator._order, centers, variance, getattr(estimator, "_classifier", None))
     return model
+
+
+def fit_readout(estimator, objective: Objective, store: data.SampleStore) -> None:
+    """Learn how clusters are read off a trained objective, and set what is known of it."""
+    readout, model = estimator.readout, build_model(estimator, objective)
+    has_head = has_assign(objective) and estimator._head_is_trained()
+    if readout == "head" and has_head:
+        return
+    if readout in ("head", "kmeans"):  # no head yet if training stopped in an earlier phase
+        centers, estimator._variance = model.fit_k_means(store, estimator.n_clusters)
+        estimator.cluster_centers_ = centers
+        return
+    features = model.sweep(store, objective.embed)
+    head = model.sweep(store, model.assign).argmax(axis=1) if has_head else None
+
+    def compute():
+        found = read_out(
+            features,
+            estimator.n_clusters,
+            method=readout,
+            head=head,
+            keep_lengths=estimator._format.is_table and not estimator.settings_["max_epochs"],
+            device=model.device,
+        )
+        state = {name: torch.from_numpy(v) for name, v in found.classifier.state().items()}
+        return [state, found.name, found.scores, found.agreement]
+
+    state, chosen, scores, agreement = distributed.compute_on_rank_zero(compute)
+    estimator._classifier = {name: value.numpy() for name, value in state.items()}
+    estimator.settings_ = estimator.settings_ | {"readout": chosen}
+    if readout == "auto":
+        estimator.readout_scores_, estimator.agreement_ = scores, agreement
 
 
 def new_objective(estimator) -> Objective:

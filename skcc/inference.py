@@ -14,7 +14,7 @@ from skcc.data import SampleStore
 from skcc.data.decoding import none_could_be_read
 from skcc.exceptions import ImageReadWarning, warn
 from skcc.objective import Objective
-from skcc.readouts import k_means
+from skcc.readouts import TorchClassifier, k_means
 from skcc.rng import private_rng
 from skcc.training.sweep import device_of, sweep
 
@@ -26,11 +26,13 @@ class FittedModel:
         self.objective, self.views, self.draws, self.dtype = objective, views, draws, dtype
         self.device = device_of(objective)
         self.order = torch.arange(0)
-        self.centers = self.variance = None
+        self.centers = self.variance = self.classifier = None
 
-    def set_readout(self, order, centers=None, variance=None) -> None:
-        """Set how clusters are read off."""
+    def set_readout(self, order, centers=None, variance=None, classifier=None) -> None:
+        """Set how clusters are read off; without centres or classifier, it is the head."""
         self.order = torch.tensor(order, device=self.device)
+        if classifier is not None:
+            self.classifier = TorchClassifier(classifier, self.device)
         if centers is not None:
             # In the order of k-means, so that sums are the same to the last bit.
             centers = torch.tensor(centers, device=self.device)[self.order.argsort()]
@@ -38,6 +40,8 @@ class FittedModel:
 
     def assign(self, view: Tensor) -> Tensor:
         """Soft assignments by the read-out."""
+        if self.classifier is not None:
+            return self.classifier(self.objective.embed(view))[:, self.order]
         if self.centers is None:
             return self.objective.assign(view)[:, self.order]
         distance = torch.cdist(F.normalize(self.objective.embed(view).float()), self.centers)

@@ -304,6 +304,26 @@ class Objective(nn.Module):
         """Drop what only training needs; what `assign` and `embed` need stays."""
 
 
+class GivenFeatures(Objective):
+    """Vectors that are features already; nothing is trained.
+
+    Parameters
+    ----------
+    n_embedding : int
+        Width of the vectors.
+    """
+
+    n_views = 0
+
+    def __init__(self, n_embedding: int):
+        super().__init__()
+        self.n_embedding = n_embedding
+        self.register_buffer("width", torch.tensor(n_embedding))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+
 @dataclass(frozen=True)
 class Phase:
     """A part of training with its own objective and optimizers.

@@ -84,6 +84,13 @@ class SharedParameters(BaseEstimator):
     schedule : {"one-cycle", "constant"}, default="one-cycle"
         How the learning rate changes during training.
 
+    readout : {"auto", "head", "kmeans", "spectral"}, default="auto"
+        How clusters are read off what was learned. "auto" refines the clusters of the head, of
+        k-means and of spectral clustering by the nearest neighbours of each sample among the
+        features, and chooses without labels; see `skcc.readouts`. "head" takes the assignments
+        that were trained, as the papers do, "kmeans" k-means of the normalised features, and
+        "spectral" spectral clustering of their nearest neighbours.
+
     checkpoint_dir : str or Path, default=None
         Folder where the state of training is kept. Calling `fit` again with the same folder,
         data and parameters continues an interrupted run, and merely loads a finished one.
@@ -140,6 +147,14 @@ class SharedParameters(BaseEstimator):
     settings_ : dict
         What every "auto" came to.
 
+    readout_scores_ : dict of str to float
+        How much the refined clusters of each candidate tell about the clusters of neighbours, in
+        nats, where `readout` is "auto". They compare these candidates, not different fits.
+
+    agreement_ : float
+        Mean share of samples on which the candidates of about the best score agree, where
+        `readout` is "auto"; 1 if there was one.
+
     image_shape_ : tuple of (int, int, int) or None
         Height, width and channels at which images are stored; None for vectors.
 
@@ -167,6 +182,7 @@ class SharedParameters(BaseEstimator):
     learning_rate: float | str = "auto"
     weight_decay: float = 0.0
     schedule: str = "one-cycle"
+    readout: str = "auto"
     checkpoint_dir: str | Path | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -220,6 +236,7 @@ class SharedParameters(BaseEstimator):
         check_real("learning_rate", self.learning_rate, 0, closed=False, also=["auto"])
         check_real("weight_decay", self.weight_decay, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("readout", self.readout, ["auto", "head", "kmeans", "spectral"])
         check_choice("cuda_graphs", self.cuda_graphs, ["auto", True, False])
         check_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
         check_folder("checkpoint_dir", self.checkpoint_dir, is_complete=has_checkpoints)

@@ -31,7 +31,14 @@ every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__n
 
 def quick(cls, **parameters):
     return cls(
-        **{"n_clusters": 3, "max_epochs": 2, "batch_size": 40, "random_state": 0, **parameters}
+        **{
+            "n_clusters": 3,
+            "readout": "head",
+            "max_epochs": 2,
+            "batch_size": 40,
+            "random_state": 0,
+            **parameters,
+        }
     )
 
 

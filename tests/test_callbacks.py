@@ -25,7 +25,14 @@ with_callbacks = pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn befo
 
 def quick(**parameters):
     return ContrastiveClustering(
-        **{"n_clusters": 3, "max_epochs": 3, "batch_size": 40, "random_state": 0, "device": "cpu"}
+        **{
+            "n_clusters": 3,
+            "readout": "head",
+            "max_epochs": 3,
+            "batch_size": 40,
+            "random_state": 0,
+            "device": "cpu",
+        }
         | {"image_size": 8}
         | parameters
     )

@@ -32,7 +32,14 @@ METHODS = ("predict", "predict_proba", "transform", "score")
 
 def quick(cls=ContrastiveClustering, **parameters):
     return cls(
-        **{"n_clusters": 3, "max_epochs": 1, "batch_size": 40, "random_state": 0, "device": "cpu"}
+        **{
+            "n_clusters": 3,
+            "readout": "head",
+            "max_epochs": 1,
+            "batch_size": 40,
+            "random_state": 0,
+            "device": "cpu",
+        }
         | parameters
     )
 

@@ -38,7 +38,7 @@ every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__n
 def quick(cls, **parameters):
     """Small views: nearly all of these tests ask how, not how well."""
     return cls(**{"n_clusters": 3, "max_epochs": 2, "random_state": 0, "device": "cpu",
-                  "image_size": 8} | parameters)  # fmt: skip
+                  "image_size": 8, "readout": "head"} | parameters)  # fmt: skip
 
 
 def twice_the_contrast(X):

@@ -379,7 +379,14 @@ def test_symmetric_is_the_mean_of_both_directions():
 
 def quick(**parameters):
     return TwinContrastClustering(
-        **{"n_clusters": 3, "max_epochs": 4, "batch_size": 40, "random_state": 0, **parameters}
+        **{
+            "n_clusters": 3,
+            "readout": "head",
+            "max_epochs": 4,
+            "batch_size": 40,
+            "random_state": 0,
+            **parameters,
+        }
     )
 
 

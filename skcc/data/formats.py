@@ -34,7 +34,11 @@ class Format:
         Value of white. The pair 0.0 and 1.0 also stands for integers from 0 to 255.
 
     mean, scale : ndarray of shape (n_features,) or None, default=None
-        Mean and standard deviation of the features, for vectors.
+        What is subtracted from vectors, and what they are divided by then: mean and standard
+        deviation of each column of a table; 0 and one scale for all columns of other vectors.
+
+    is_table : bool, default=False
+        Whether the columns of vectors are quantities of their own.
 
     numbers : {"integer", "float", "binary"}, default="integer"
         Numbers from which 0.0 and 1.0 were learned; "binary" if there was no gray.
@@ -55,6 +59,7 @@ class Format:
     numbers: str = "integer"
     resize: bool = False
     channels_first: bool = False
+    is_table: bool = False
 
     @property
     def is_image(self) -> bool:

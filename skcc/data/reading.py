@@ -1,7 +1,7 @@
 """Read arrays, tensors, files and data sets into one store of samples.
 
 Images become uint8 of shape (n, height, width, channels), without a copy where X has that format
-already. Vectors are standardised and become float32.
+already. Vectors are standardised, or divided by one scale, and become float32.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from skcc.data.layout import channel_axis, check_channels_last, image_shape_of_r
 from skcc.data.sources import Input, resolve
 from skcc.data.stores import Reader, SampleStore, SourceStore, Store, tensor_from_numpy
 from skcc.exceptions import ImageReadError
+from skcc.readouts import vector_scale
 
 _CHUNK = 2**20  # numbers that are converted at a time
 
@@ -309,11 +310,10 @@ def _read_vectors(X, known):
     # Integers of a large offset would lose their differences in float32.
     X = check_array(X, dtype=np.float64 if X.dtype.kind in "iu" else [np.float32, np.float64])
     if known is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, scale = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
-        if not np.isfinite(scale).all():
+        mean, scale, table = vector_scale(X)
+        known = Format((X.shape[1],), mean=mean, scale=scale, is_table=table)
+        if not np.isfinite(known.scale).all():
             raise ValueError(_too_large(X))
-        known = Format((X.shape[1],), mean=mean, scale=np.where(scale > 1e-12, scale, 1.0))
     if X.shape[1] != known.n_features:
         raise ValueError(
             f"X has {X.shape[1]} features, but is expecting {known.n_features} features as input"

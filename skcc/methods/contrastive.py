@@ -151,7 +151,7 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
 
     cluster_weight : float, default=1.0
         Weight of the contrast between clusters and of the entropy. 0 leaves the contrast between
-        instances alone, and needs ``readout="kmeans"``.
+        instances alone, and excludes ``readout="head"``.
 
     entropy_weight : float, default=1.0
         Weight of the term that wants clusters of equal size. Smaller values suit clusters of
@@ -160,10 +160,6 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     augmented_views : {0, 1, 2}, default=2
         How many of the two views are augmented. With 1 the other view is the plain image, with
         0 both are.
-
-    readout : {"head", "kmeans"}, default="head"
-        How clusters are read off the trained network: by the cluster head, or by k-means of
-        the features.
     """
 
     projection_dim: int = 128
@@ -174,7 +170,6 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     cluster_weight: float = 1.0
     entropy_weight: float = 1.0
     augmented_views: int = 2
-    readout: str = "head"
 
     _collapse_remedies = (
         "More epochs", "a larger entropy_weight", "an augmentation that fits the images",
@@ -184,7 +179,6 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     def _check_parameters(self):
         super()._check_parameters()
         check_choice("augmented_views", self.augmented_views, [0, 1, 2])
-        check_choice("readout", self.readout, ["head", "kmeans"])
         check_integer("projection_dim", self.projection_dim, 1)
         check_integer("n_heads", self.n_heads, 1)
         for name in ("instance_temperature", "cluster_temperature"):
@@ -195,16 +189,20 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
             raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
         if self.cluster_weight == 0 and self.readout == "head":
             raise ValueError(
-                "cluster_weight=0 leaves the assignments untrained; wanted readout='kmeans' with "
-                "it, got readout='head'"
+                "cluster_weight=0 leaves the assignments untrained; wanted readout='auto' or "
+                "readout='kmeans' with it, got readout='head'"
             )
 
     def _check_unlabeled(self):
         if self.instance_weight == 0:
             raise ValueError("unlabeled images are of use for an instance_weight > 0; got 0")
 
-    def _readout(self):
-        return self.readout
+    def _head_is_trained(self):
+        return self.cluster_weight > 0
+
+    def _trains_on(self, shape):
+        is_left_open = self.backbone == "auto" and self.max_epochs == "auto"
+        return len(shape) == 3 or self.readout == "head" or not is_left_open
 
 
 class ContrastiveClustering(BaseContrastiveClusterer):

@@ -117,6 +117,9 @@ class Run:
             if phase is None:
                 return objective, history, number
             objective = phase.objective.to(self.device, memory_format=torch.channels_last)
+            if not (phase.epochs or self.settings["max_epochs"]):
+                engine.finish(objective, self.store, None, epochs=0, seed=0, dtype=None)
+                return objective, history, number + 1
             result = self._train_phase(phase, number, history, started)
             history, number = history + result.history, number + 1
             if result.stopped:

@@ -53,12 +53,15 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
     n = len(store)
     size, epochs, rate = estimator.batch_size, estimator.max_epochs, estimator.learning_rate
     size = min(n, batch_size(n, estimator.n_clusters) if size == "auto" else size)
-    epochs = max_epochs(n, size) if epochs == "auto" else epochs
+    is_trained = estimator._trains_on(tuple(store.shape))
+    epochs = (max_epochs(n, size) if is_trained else 0) if epochs == "auto" else epochs
     rate = LEARNING_RATE if rate == "auto" else rate
     precision = str(resolve_precision(estimator.precision, device))
     # Numbers are converted, since they may be NumPy scalars.
     return {
-        "backbone": _resolve_backbone(estimator.backbone, store.shape, device),
+        "backbone": (
+            _resolve_backbone(estimator.backbone, store.shape, device) if epochs else "identity"
+        ),
         "augment": _resolve_augment(estimator.augment, store),
         "max_epochs": int(epochs),
         "batch_size": int(size),

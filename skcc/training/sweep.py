@@ -1,6 +1,7 @@
 """Inference over all samples of a store, in evaluation mode."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -18,14 +19,14 @@ def device_of(module: nn.Module) -> torch.device:
     Parameters
     ----------
     module : nn.Module
-        Has at least one parameter, and all parameters on one device.
+        Has at least one parameter or buffer, and all of them on one device.
 
     Returns
     -------
     device : torch.device
-        Device of the first parameter.
+        Device of the first parameter or buffer.
     """
-    return next(module.parameters()).device
+    return next(itertools.chain(module.parameters(), module.buffers())).device
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How clusters are read off features."""
+"""k-means, with the same result in every run and on all processes."""
 
 import numpy as np
 import torch
@@ -41,13 +41,21 @@ def k_means(
     inertia : float
         Sum of squared distances to the nearest centre.
     """
-    from sklearn.cluster import KMeans  # here, since it takes half a second to import
 
     def fit():
         with threadpool_limits(limits=1):
-            model = KMeans(n_clusters, n_init=n_init, random_state=random_state)
-            model.fit(np.asarray(features))
-        labels = torch.from_numpy(model.labels_.astype(np.int64))
-        return labels, torch.from_numpy(model.cluster_centers_), float(model.inertia_)
+            X = np.asarray(features)
+            labels, centers, inertia = fit_k_means(X, n_clusters, n_init, random_state)
+        return [torch.from_numpy(labels), torch.from_numpy(centers), inertia]
 
-    return tuple(distributed.compute_on_rank_zero(lambda: list(fit())))
+    return tuple(distributed.compute_on_rank_zero(fit))
+
+
+def fit_k_means(
+    features: np.ndarray, n_clusters: int, n_init: int, random_state: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Labels, centres and inertia of k-means, in this process alone."""
+    from sklearn.cluster import KMeans  # slow to import
+
+    model = KMeans(n_clusters, n_init=n_init, random_state=random_state).fit(features)
+    return model.labels_.astype(np.int64), model.cluster_centers_, float(model.inertia_)
