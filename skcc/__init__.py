@@ -1,7 +1,8 @@
 """Deep image clustering with the API of scikit-learn."""
 
 from skcc._version import __version__ as __version__
+from skcc.embedding import ImageEmbedder
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.methods.twin import TwinContrastClustering
 
-__all__ = ["ContrastiveClustering", "TwinContrastClustering"]
+__all__ = ["ContrastiveClustering", "ImageEmbedder", "TwinContrastClustering"]
