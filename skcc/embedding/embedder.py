@@ -209,9 +209,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._fit(source)
         store = self._read(source)
         rows = self._embed(store, source)
-        self.invalid_ = sorted(store.invalid.items())
         if len(store.invalid) == store.n_images:
             raise decoding.none_could_be_read(store.invalid)
+        self.invalid_ = sorted(store.invalid.items())
+        warn_about_invalid(store)
         return rows
 
     def _fit(self, source):
@@ -312,7 +313,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._check_parameters()
         source = data.resolve(X)
         self._check_names(source, reset=False)
-        return self._embed(self._read(source), source)
+        store = self._read(source)
+        rows = self._embed(store, source)
+        warn_about_invalid(store)
+        return rows
 
     def _read(self, source):
         network = self._fitted_network()
@@ -340,8 +344,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 "levels": [self._format.low, self._format.high],
             }
             cache = EmbeddingCache(self.cache_dir, identity, network.width)
-        rows = embed(network, store, _keys(source), cache, size, verbose)
-        warn_about_invalid(store)
+        rows = embed(network, store, _keys(source), cache, batch_size=size, verbose=verbose)
         return store.scatter_to_input(rows, np.nan)
 
     def _fitted_network(self):
@@ -403,6 +406,7 @@ def embed(
     store: data.SampleStore,
     keys: Sequence[bytes | None] | None,
     cache: EmbeddingCache | None,
+    *,
     batch_size: int,
     verbose: int = 0,
 ) -> np.ndarray:

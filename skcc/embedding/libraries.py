@@ -101,7 +101,7 @@ def _download(name: str, remedy: Callable[[], str]) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsNotFoundError(
             f"the weights of {name} are not here and cannot be downloaded ({reason}). On a "
-            f"machine with a network {remedy()}"
+            f"machine with a network {remedy()} as weights=, or --weights-file"
         ) from error
 
 
@@ -109,7 +109,7 @@ def _download(name: str, remedy: Callable[[], str]) -> Iterator[None]:
 
 
 class _Torchvision:
-    """Classifiers of torchvision; ``resnet50.IMAGENET1K_V1`` selects other than the best weights."""
+    """Classifiers of torchvision; ``resnet50.IMAGENET1K_V1`` has other than the best weights."""
 
     @staticmethod
     def names():
@@ -126,10 +126,8 @@ class _Torchvision:
             _raise_unknown(f"torchvision/{name}", "torchvision")
         available = models.get_model_weights(model)
         if tag and tag not in available.__members__:
-            raise ValueError(
-                f"torchvision/{model} has the weights {', '.join(available.__members__)}; "
-                f"got {tag!r}"
-            )
+            tags = ", ".join(weights.name for weights in available)
+            raise ValueError(f"torchvision/{model} has the weights {tags}; got {tag!r}")
         selected = available[tag] if tag else available.DEFAULT
         if weights is None:
             module = cls._download(model, selected)
@@ -151,8 +149,8 @@ class _Torchvision:
         from torchvision import models
 
         folder, file = Path(torch.hub.get_dir(), "checkpoints"), Path(selected.url).name
-        remedy = f"fetch {selected.url} and put it into {folder}, or anywhere, and give weights="
-        with _download(f"torchvision/{model}", lambda: f"{remedy}.../{file}"):
+        remedy = f"fetch {selected.url}, and put it into {folder}; or give the path of {file}"
+        with _download(f"torchvision/{model}", lambda: remedy):
             return models.get_model(model, weights=selected)
 
     @staticmethod
@@ -219,15 +217,29 @@ class _Timm:
             with _download(f"timm/{name}", lambda: _timm_remedy(config)):
                 module = timm.create_model(name, pretrained=True, **options)
         else:
-            overlay = {"file": str(weights)}
-            try:
-                module = timm.create_model(
-                    name, pretrained=True, pretrained_cfg_overlay=overlay, **options
-                )
-            except Exception as error:  # timm and torch raise errors of many classes
-                reason = " ".join(str(error).split())
-                raise ValueError(f"{weights} cannot be used for timm/{name}: {reason}") from error
+            module = cls._from_file(timm.create_model, name, weights, options)
         return module, cls._preprocessing(timm.data.resolve_model_data_config(module))
+
+    @staticmethod
+    def _from_file(create_model, name, weights, options):
+        state = torch.get_rng_state()
+        try:
+            module = create_model(
+                name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **options
+            )
+        except Exception as error:  # timm and torch raise errors of many classes
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{weights} cannot be used for timm/{name}: {reason}") from error
+        torch.set_rng_state(state)  # timm leaves weights that the file lacks as they were drawn
+        drawn = create_model(name, pretrained=False, **options).named_parameters()
+        loaded = dict(module.named_parameters())
+        lacking = [k for k, v in drawn if v.ndim > 1 and torch.equal(v, loaded[k])]
+        if lacking:
+            raise ValueError(
+                f"the weights in {weights} are those of another network: {len(lacking)} tensors "
+                f"of timm/{name} are missing, such as {', '.join(lacking[:2])}"
+            )
+        return module
 
     @classmethod
     def _tags(cls, name):
@@ -251,7 +263,7 @@ class _Timm:
 
 def _timm_remedy(config):
     hub = config.hf_hub_id and f"the file model.safetensors of the model {config.hf_hub_id}"
-    return f"fetch {hub or config.url}, and give its path as weights="
+    return f"fetch {hub or config.url}, and give its path"
 
 
 # -- weights that are packages --------------------------------------------------------------
@@ -300,7 +312,9 @@ class _Pip:
         load_state(module, read_state(weights), weights)
         side = cls._SIZES[number]
         moments = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-        return _PooledFeatures(module), {"size": side, "resize": side, **moments}
+        return _PooledFeatures(module), {
+            "size": side, "resize": side, "antialias": False, **moments
+        }  # fmt: skip
 
 
 _LIBRARIES = {"torchvision": _Torchvision, "timm": _Timm, "pip": _Pip}

@@ -41,6 +41,10 @@ class Preprocessing:
 
     squash : bool, default=False
         Whether an image is squeezed into a square, instead of being cut.
+
+    antialias : bool, default=True
+        Whether arrays are enlarged by the filter of Pillow, whose bicubic coefficient is -0.5.
+        False is that of TensorFlow, -0.75. Images become smaller by Pillow's in any case.
     """
 
     size: int
@@ -49,6 +53,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     squash: bool = False
+    antialias: bool = True
 
     def with_size(self, size: int) -> "Preprocessing":
         """Return the same for another size; the share of the image that is cut off stays."""
@@ -90,10 +95,14 @@ class Preprocessing:
             target = [self.resize, self.resize]
         if target == [height, width]:
             return images
+        as_pillow = self.antialias or factor < 1
         # Bytes in and out, as Pillow does it; accelerators resize floats only.
-        source = images if images.device.type == "cpu" else images.float()
-        resized = F.interpolate(source, target, mode=self.interpolation, antialias=True)
-        return resized if resized.dtype == torch.uint8 else resized.round_().clamp_(0, _WHITE)
+        is_fast = as_pillow and images.device.type == "cpu"
+        source = images if is_fast else images.float()
+        resized = F.interpolate(source, target, mode=self.interpolation, antialias=as_pillow)
+        if is_fast:
+            return resized
+        return (resized.round_() if as_pillow else resized).clamp_(0, _WHITE)
 
 
 def _on_white(images):
@@ -184,9 +193,9 @@ class FrozenNetwork:
         except Exception as error:  # of somebody else's code
             reason = str(error) or type(error).__name__
             raise ValueError(f"cannot use {what}: {reason}. Another size= may help") from error
-        if isinstance(features, Tensor) and features.ndim == 2 and features.is_floating_point():
-            if len(features) == 2 and features.shape[1] > 0:
-                return features.shape[1]
+        is_matrix = isinstance(features, Tensor) and features.ndim == 2 and len(features) == 2
+        if is_matrix and features.is_floating_point() and features.shape[1]:
+            return features.shape[1]
         raise ValueError(f"cannot use {what}: {_wrong_output(features)}")
 
 
