@@ -427,11 +427,15 @@ def embed(
     progress = ImageProgress("ImageEmbedder", len(own), verbose)
     with distributed.raise_on_all_ranks(), progress, cache or nullcontext():
         for index, batch in _read_ahead(store, own.split(batch_size) if len(own) else ()):
+            progress(len(index))
+            valid = [row for row, i in enumerate(index.tolist()) if i not in broken]
+            if not valid:
+                continue
+            if len(valid) < len(index):
+                index, batch = index[valid], batch[valid]
             rows[index] = network(batch).numpy()
             if cache is not None:
-                valid = [i for i in index.tolist() if i not in broken]
-                cache.add([keys[i] for i in valid], rows[valid])
-            progress(len(index))
+                cache.add([keys[i] for i in index.tolist()], rows[index])
     store.invalid = distributed.merge_dicts(store.invalid)
     gathered = distributed.all_gather_rows(torch.from_numpy(rows[own]), len(todo), batch_size)
     rows[todo] = gathered.numpy()
