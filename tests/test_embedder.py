@@ -527,6 +527,7 @@ def test_the_second_run_embeds_new_and_changed_files_alone(photos, tmp_path):
     n, fourth = seen(files[:30])
     assert n == 1
     np.testing.assert_allclose(fourth[0], 1)
+    assert seen(files[:30])[0] == 0
     assert seen(files[:30], normalize=(0, 2))[0] == 30  # another network
     np.testing.assert_array_equal(seen(files)[1], cells().fit_transform(files))
     for file in (tmp_path / "cache").rglob("*.safetensors"):

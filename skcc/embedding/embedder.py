@@ -424,6 +424,7 @@ def embed(
         todo = distributed.compute_on_rank_zero(lambda: todo[~found])
     part = distributed.rank_slice(len(todo), batch_size)
     own = todo[part.start : part.stop]
+    where = own.numpy()  # NumPy takes a tensor of one number for a number
     progress = ImageProgress("ImageEmbedder", len(own), verbose)
     with distributed.raise_on_all_ranks(), progress, cache or nullcontext():
         for index, batch in _read_ahead(store, own.split(batch_size) if len(own) else ()):
@@ -433,12 +434,13 @@ def embed(
                 continue
             if len(valid) < len(index):
                 index, batch = index[valid], batch[valid]
-            rows[index] = network(batch).numpy()
+            features = network(batch).numpy()
+            rows[index.numpy()] = features
             if cache is not None:
-                cache.add([keys[i] for i in index.tolist()], rows[index])
+                cache.add([keys[i] for i in index.tolist()], features)
     store.invalid = distributed.merge_dicts(store.invalid)
-    gathered = distributed.all_gather_rows(torch.from_numpy(rows[own]), len(todo), batch_size)
-    rows[todo] = gathered.numpy()
+    gathered = distributed.all_gather_rows(torch.from_numpy(rows[where]), len(todo), batch_size)
+    rows[todo.numpy()] = gathered.numpy()
     return rows
 
 

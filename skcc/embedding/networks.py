@@ -56,11 +56,28 @@ class Preprocessing:
     antialias: bool = True
 
     def with_size(self, size: int) -> "Preprocessing":
-        """Return the same for another size; the share of the image that is cut off stays."""
+        """Change the size; the share of an image that is cut off stays.
+
+        Parameters
+        ----------
+        size : int
+            Side of the square that the network sees, in pixels.
+
+        Returns
+        -------
+        preprocessing : Preprocessing
+            A changed copy.
+        """
         return replace(self, size=size, resize=max(size, round(self.resize * size / self.size)))
 
     def file_resize(self) -> Resize:
-        """Return how files are decoded to squares of side `resize`."""
+        """Tell how files are decoded to squares of side `resize`.
+
+        Returns
+        -------
+        resize : skcc.data.decoding.Resize
+            Filter, and whether images are squeezed.
+        """
         return Resize(Image.Resampling[self.interpolation.upper()], self.squash)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -174,7 +191,13 @@ class FrozenNetwork:
             return self.module(batch).float().cpu()
 
     def identity(self) -> dict[str, object]:
-        """Return all that features depend on beside the image, as plain values."""
+        """Describe all that features depend on beside the image.
+
+        Returns
+        -------
+        identity : dict of str to object
+            Plain values.
+        """
         return {
             "weights": self.weights_hash,
             "module": re.sub(r"0x[0-9a-f]+", "", repr(self.module)),
