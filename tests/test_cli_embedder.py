@@ -88,7 +88,8 @@ def test_the_page_shows_the_photos_by_their_embeddings(run):
     assert len(data["points"]) == 30
     assert all(point["image"].startswith("data:image/") for point in data["points"])
     assert "--aspect:40/40" in page.replace(" ", "")
-    for part in (NETWORK, "embedder__size", "broken.png", "ContrastiveClustering"):
+    for part in (NETWORK, "embedder__size", "broken.png",
+                 f"ContrastiveClustering on embeddings of {NETWORK}"):  # fmt: skip
         assert part in page
 
 

@@ -151,7 +151,7 @@ def write_page(
     points = _points(clustering, on_map, positions, map_images)
     curves = _curves(clusterer.history_)
     page = _render(
-        **_summary(clustering, clusterer),
+        **_summary(clustering, clusterer, embedder),
         title=title,
         map=_map(points, height),
         clusters=_clusters(clustering, rows, row_images),
@@ -198,12 +198,13 @@ def _select_for_map(clustering):
 # -- data of the sections -------------------------------------------------------------------
 
 
-def _summary(clustering, estimator):
+def _summary(clustering, estimator, embedder):
     """Return the leading figures."""
     probabilities = clustering.probabilities[clustering.valid]
     n_used = len(np.unique(clustering.labels[clustering.valid]))
+    of_network = f" on embeddings of {embedder.settings_['network']}" if embedder else ""
     return {
-        "method": type(estimator).__name__,
+        "method": type(estimator).__name__ + of_network,
         "n_images": len(clustering.labels),
         "n_valid": len(clustering.valid),
         "n_clusters": estimator.n_clusters,
