@@ -241,10 +241,11 @@ def _identity(options):
         "root": os.path.abspath(options.path),
         "method": options.method,
         "weights": options.weights and os.path.abspath(options.weights),
-        "embedder": options.embedder,
-        "weights_file": options.weights_file and os.path.abspath(options.weights_file),
         "parameters": parameters,
     }
+    if options.embedder:
+        weights = options.weights_file and os.path.abspath(options.weights_file)
+        run |= {"embedder": options.embedder, "weights_file": weights}
     return json.loads(json.dumps(run, default=repr))
 
 
