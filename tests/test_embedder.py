@@ -183,6 +183,64 @@ def test_all_forms_of_x_are_the_same_images(kinds_of_x):
     )
 
 
+class Labelled:
+    """A data set of pictures with labels."""
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, i):
+        return self.pictures[i], 0
+
+
+def test_data_sets_are_images_too(kinds_of_x, tmp_path):
+    wanted = cells().fit_transform(kinds_of_x["PIL of many sizes"])
+    model = cells(cache_dir=tmp_path / "cache")
+    for _ in range(2):
+        found = model.fit_transform(Labelled(kinds_of_x["PIL of many sizes"]))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("change", ["uint8", "unit", "mask"])
+def test_formats_are_learned_as_if_all_was_read(change, kinds_of_x):
+    X = kinds_of_x["NHWC uint8"]
+    X = {"uint8": X, "unit": (X / 255).astype(np.float32), "mask": (X > 99).astype(np.uint8)}[
+        change
+    ]
+
+    class Slices:
+        shape = X.shape
+        __len__ = X.__len__
+        __getitem__ = X.__getitem__
+
+    for form in (X, Slices()):
+        source = data.resolve(form)
+        assert data.learn_format(source, lambda short: short) == data.read(form)[1]
+
+
+def test_rows_of_nan_are_images_that_could_not_be_read():
+    rows = np.random.default_rng(0).normal(size=(40, 6))
+    rows[[3, 17]] = np.nan
+    model = ContrastiveClustering(2, max_epochs=2, on_error="warn", random_state=0)
+    with pytest.warns(ImageReadWarning, match=r"2 of 40 .* row 3 of X is NaN"):
+        labels = model.fit_predict(rows)
+    assert np.flatnonzero(labels < 0).tolist() == [3, 17]
+    assert [i for i, _ in model.invalid_] == [3, 17]
+    with pytest.warns(ImageReadWarning):
+        assert np.isnan(model.predict_proba(rows)[[3, 17]]).all()
+    rows[5, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(rows)
+    rows[5, 0] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        model.fit(rows)
+    with pytest.raises(ImageReadError, match="none of the 40 images"):
+        model.fit(np.full((40, 6), np.nan))
+
+
 # -- the loaders of the libraries --------------------------------------------------------------
 
 
