@@ -23,21 +23,16 @@ digits = load_digits()
 vectors = PCA(30, random_state=0).fit_transform(digits.images.reshape(-1, 64))
 
 # %%
-# With torchvision, a network that was trained on ImageNet computes embeddings like this; it
-# downloads weights of 45 MB:
+# `skcc.ImageEmbedder` computes embeddings with networks of torchvision and timm, which download
+# their weights:
 #
 # .. code-block:: python
 #
-#     import torch
-#     from PIL import Image
-#     from torchvision.models import ResNet18_Weights, resnet18
+#     from sklearn.pipeline import make_pipeline
+#     from skcc import ImageEmbedder
 #
-#     weights = ResNet18_Weights.DEFAULT
-#     network = resnet18(weights=weights).eval()
-#     network.fc = torch.nn.Identity()  # 512 features instead of 1,000 classes
-#     prepare = weights.transforms()
-#     with torch.inference_mode():
-#         vectors = torch.cat([network(prepare(Image.open(p).convert("RGB"))[None]) for p in paths])
+#     embedder = ImageEmbedder("torchvision/resnet18", cache_dir="cache/")
+#     make_pipeline(embedder, ContrastiveClustering(10)).fit_predict("photos/")
 
 # %%
 # Clusters of vectors

@@ -1,8 +1,14 @@
 """Deep image clustering with the API of scikit-learn."""
 
 from skcc._version import __version__ as __version__
+from skcc.embedding import ImageEmbedder
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.methods.neighbors import NeighborClustering
 from skcc.methods.twin import TwinContrastClustering
 
-__all__ = ["ContrastiveClustering", "NeighborClustering", "TwinContrastClustering"]
+__all__ = [
+    "ContrastiveClustering",
+    "ImageEmbedder",
+    "NeighborClustering",
+    "TwinContrastClustering",
+]

@@ -4,6 +4,7 @@ Only this file uses scikit-learn's callbacks, which are experimental. They need 
 with older releases everything except `set_callbacks` works.
 """
 
+import contextlib
 import csv
 import sys
 import time
@@ -182,6 +183,57 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+class ImageProgress:
+    """Progress over images on standard error: a bar of tqdm, or lines where it is not installed.
+
+    Parameters
+    ----------
+    title : str
+        Name of the estimator.
+
+    n : int
+        Number of images.
+
+    verbose : int
+        0 shows nothing.
+    """
+
+    def __init__(self, title: str, n: int, verbose: int):
+        self._title, self._n, self._done, self._bar = title, n, 0, None
+        self._last_line = time.monotonic()
+        self._verbose = _is_shown(verbose) and n > 0
+        if self._verbose:
+            with contextlib.suppress(ImportError):
+                from tqdm.auto import tqdm
+
+                self._bar = tqdm(total=n, desc=title, unit="image", dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, n: int) -> None:
+        """Show that further images are done.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        """
+        self._done += n
+        if self._bar is not None:
+            self._bar.update(n)
+            return
+        now = time.monotonic()
+        if self._verbose and (now - self._last_line >= _LINE_SECONDS or self._done == self._n):
+            self._last_line = now
+            line = f"{self._title}  {self._done:,} of {self._n:,} images"
+            print(line, file=sys.stderr, flush=True)
 
 
 class FitTasks:

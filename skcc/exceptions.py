@@ -12,6 +12,10 @@ class ImageReadWarning(UserWarning):
     """Some images could not be read; they have no cluster."""
 
 
+class WeightsNotFoundError(OSError):
+    """Weights of a pre-trained network are not on this machine, and cannot be downloaded."""
+
+
 class TrainingInterruptedWarning(UserWarning):
     """Ctrl-C ended training early. If a filter makes it an error, `fit` ends without a result."""
 

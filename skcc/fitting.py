@@ -41,7 +41,10 @@ def read_samples(
     if is_table and known is not None and known.is_image:
         _check_is_batch(source.value, known.shape)
     if is_table:
-        checked = validate_data(estimator, source.value, reset=known is None, dtype=None)
+        finite = estimator.on_error == "raise"  # else rows of NaN stand for unreadable images
+        checked = validate_data(
+            estimator, source.value, reset=known is None, dtype=None, ensure_all_finite=finite
+        )
         source = dataclasses.replace(source, value=checked)
     elif is_column:  # frames have feature names
         validate_data(estimator, source.table, reset=known is None, skip_check_array=True)

@@ -198,6 +198,37 @@ def _given(name, was, given):
     return given[name]
 
 
+def write_estimator(path, estimator, notes: Mapping[str, object]) -> None:
+    """Write a fitted estimator as `SaveLoadMixin.save` does, with further entries in the header.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    estimator : SaveLoadMixin
+        A fitted estimator.
+
+    notes : dict of str to object
+        Further entries of the header; plain values.
+    """
+    check_is_fitted(estimator)
+    if not distributed.is_rank_zero():
+        return
+    check_can_be_written(Path(path))
+    parameters = {name: plain_value(v) for name, v in estimator._fitted_with.items()}
+    header = {
+        "estimator": type(estimator).__name__,
+        "versions": {
+            "skcc": __version__,
+            **{m.__name__: m.__version__.split("+")[0] for m in (torch, np, sklearn)},
+        },
+        "parameters": parameters,
+    }
+    without_callbacks = estimator._plain_copy().set_callbacks()
+    write(path, header | dict(notes), without_callbacks.__getstate__())
+
+
 class SaveLoadMixin:
     """Adds `save` and `load` to an estimator whose pickled state is plain values and arrays."""
 
@@ -222,20 +253,7 @@ class SaveLoadMixin:
         OSError
             If the file cannot be written, such as in a folder that does not exist.
         """
-        check_is_fitted(self)
-        if not distributed.is_rank_zero():
-            return
-        check_can_be_written(Path(path))
-        header = {
-            "estimator": type(self).__name__,
-            "versions": {
-                "skcc": __version__,
-                **{m.__name__: m.__version__.split("+")[0] for m in (torch, np, sklearn)},
-            },
-            "parameters": {name: plain_value(value) for name, value in self._fitted_with.items()},
-        }
-        without_callbacks = self._plain_copy().set_callbacks()
-        write(path, header, without_callbacks.__getstate__())
+        write_estimator(path, self, {})
 
     @classmethod
     @default_torch_state()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from estimators import EVERY
 from methods_for_tests import (
     METHODS,
     Adversarial,
@@ -412,8 +413,7 @@ def test_unlabeled_images_are_refused_where_no_term_is_for_them(cls, shapes):
 
 def test_the_base_names_no_parameter_of_a_method():
     shared = {field.name for field in dataclasses.fields(BaseDeepClusterer)}
-    every = {name for cls in map(skcc.__dict__.get, skcc.__all__)
-             for name in inspect.signature(cls).parameters}  # fmt: skip
+    every = {name for cls in EVERY for name in inspect.signature(cls).parameters}
     own = every - shared
     assert {"instance_weight", "augmented_views", "readout"} <= own
     home = Path(skcc.__file__).parent

@@ -18,6 +18,7 @@ TINY = {
     "augment": "--size 16 --batch 4 --repeats 1",
     "losses": "--clusters 3 4 --batches 8 --repeats 1",
     "decode": "--n 20 --sides 16 40 --stored 20 --repeats 1",
+    "embed": "--n 6 --network shufflenet_v2_x0_5 --size 32 --file_side 40 --repeats 1",
     "step": "--side 8 --batch 8 --steps 2 --repeats 1",
     "predict": "--n 40 --side 8 --repeats 1",
     "scaling": "--n 16 --batch 8 --repeats 1",

@@ -57,7 +57,7 @@ def decode(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name, "files")
             folder.mkdir()
-            files = _write_files(folder, n, side, kind)
+            files = write_files(folder, n, side, kind)
             candidates = {
                 "ours": functools.partial(_read, folder, None, stored, jobs),
                 "bare": functools.partial(bare_pool, files, min(side, stored), jobs),
@@ -78,8 +78,8 @@ def decode(
         }
 
 
-def _write_files(folder, n, side, kind):
-    """Write smooth colour images with some noise, which compress like photographs."""
+def write_files(folder: Path, n: int, side: int, kind: str) -> list[str]:
+    """Write smooth colour images with some noise, which compress like photographs; list them."""
     rng, encoded = np.random.default_rng(0), []
     for _ in range(min(n, _DISTINCT_IMAGES)):
         rough = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -5,6 +5,7 @@ import inspect
 import torch
 
 from skcc.benchmarks.augment import augment
+from skcc.benchmarks.embed import embed
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "import": import_time,
     "variants": variants,
     "decode": decode,
+    "embed": embed,
     "quality": quality,
 }
 

@@ -12,8 +12,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from sklearn.pipeline import make_pipeline
 
-from skcc import distributed
+from skcc import distributed, pipelines
 from skcc.cli.inputs import find_images, load
 from skcc.cli.options import (
     add_classes_option,
@@ -21,12 +22,14 @@ from skcc.cli.options import (
     add_output_options,
     add_reading_options,
     add_settings_option,
+    add_weights_file_option,
     reading_parameters,
 )
 from skcc.cli.output import plain_warnings, print_message
 from skcc.cli.predict import predict_labels
 from skcc.cli.run_folder import (
     CHECKPOINT,
+    EMBEDDINGS,
     HISTORY,
     LABELS,
     MODEL,
@@ -37,6 +40,7 @@ from skcc.cli.run_folder import (
     read_record,
     write_page,
 )
+from skcc.embedding import ImageEmbedder
 from skcc.exceptions import TrainingInterruptedWarning
 from skcc.experiments.recipes import METHODS, make_estimator
 from skcc.experiments.runs import versions
@@ -46,6 +50,7 @@ from skcc.training.settings import RUNTIME_PARAMETERS
 
 EXAMPLES = """examples:
   skcc fit photos/ -k 10 -o out/                      then open out/report.html
+  skcc fit photos/ -k 10 -o out/ --embedder torchvision/resnet50   features of a trained network
   skcc fit photos/ -k 10 -o out/ --resume             go on after Ctrl-C
   skcc fit photos/ -k 10 -o out/ --sort symlink       also a folder of links per cluster
   skcc fit photos/ -k 10 -o out/ --classes-from-folders    compare with the sub-folders
@@ -59,7 +64,9 @@ writes into the folder OUT:
   history.csv        terms of the loss, epoch by epoch
   report.html        a page to look at, in one file
   run.json           settings, versions and figures of the run
+  embeddings/        with --embedder: what the network made of the images
 """
+_OF_EMBEDDER = "embedder__"  # begins the names of parameters of the embedder
 
 
 def add_parser(commands) -> None:
@@ -73,6 +80,13 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--method", choices=list(METHODS), help="default: contrastive")
     parser.add_argument("--backbone", metavar="NAME", help="network (default: by device and size)")
+    parser.add_argument(
+        "--embedder",
+        metavar="NAME",
+        help="cluster what a pre-trained network makes of the images: torchvision/resnet50, "
+        "timm/vit_small_patch14_dinov2.lvd142m, pip/efficientnet-lite0, ...",
+    )
+    add_weights_file_option(parser, "weights of that network, where they cannot be downloaded")
     parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
@@ -91,7 +105,9 @@ def add_parser(commands) -> None:
         choices=["copy", "symlink"],
         help=f"also bring the images into OUT/{SORTED}/CLUSTER/; never moves or overwrites",
     )
-    add_settings_option(parser, "any parameters of the estimator")
+    add_settings_option(
+        parser, f"any parameters of the estimator; those of the embedder as {_OF_EMBEDDER}NAME"
+    )
     add_classes_option(parser)
     add_reading_options(parser)
     add_output_options(parser, "print the record of the run as JSON")
@@ -130,6 +146,7 @@ def _fit(options):
 
 def _make_estimator(options):
     """Make the estimator, and keep the parameters that were set as ``options.parameters``."""
+    _check_embedder_options(options)
     given = {
         "n_clusters": options.clusters,
         "backbone": options.backbone,
@@ -149,8 +166,35 @@ def _make_estimator(options):
     }
     given = {name: value for name, value in given.items() if value is not None}
     options.parameters = given | dict(options.set)
-    estimator = make_estimator(method or "contrastive", options.parameters)
+    own = {k: v for k, v in options.parameters.items() if not k.startswith(_OF_EMBEDDER)}
+    if options.embedder:
+        own.pop("cache_dir", None)  # it is for embeddings
+    estimator = make_estimator(method or "contrastive", own)
+    if options.embedder:
+        return make_pipeline(_make_embedder(options), estimator)
     return estimator if source is None else estimator.start_from(source)
+
+
+def _check_embedder_options(options):
+    if options.embedder and options.weights:
+        raise ValueError("--embedder goes with images, --weights with features learned from them: "
+                         "choose one")  # fmt: skip
+    if options.embedder:
+        return
+    if options.weights_file:
+        raise ValueError("--weights-file holds the weights of a network: name it by --embedder")
+    for name, _ in options.set:
+        if name.startswith(_OF_EMBEDDER):
+            raise ValueError(f"--set {name} is about a network: name it by --embedder")
+
+
+def _make_embedder(options):
+    """Make the embedder, which keeps its embeddings in the output folder unless told otherwise."""
+    parameters = {"cache_dir": str(options.out / EMBEDDINGS)} | reading_parameters(options)
+    parameters |= {"weights": options.weights_file, "verbose": int(not options.quiet)}
+    given = {k.removeprefix(_OF_EMBEDDER): v for k, v in options.set
+             if k.startswith(_OF_EMBEDDER)}  # fmt: skip
+    return ImageEmbedder(options.embedder).set_params(**parameters | given)
 
 
 def _find_finished_run(options):
@@ -199,12 +243,16 @@ def _identity(options):
         "weights": options.weights and os.path.abspath(options.weights),
         "parameters": parameters,
     }
+    if options.embedder:
+        weights = options.weights_file and os.path.abspath(options.weights_file)
+        run |= {"embedder": options.embedder, "weights_file": weights}
     return json.loads(json.dumps(run, default=repr))
 
 
 def _resume_message(options, is_trained):
     if not _has_checkpoint(options.out):
-        return "interrupted before an epoch was finished; nothing is kept"
+        kept = "embeddings are kept" if options.embedder else "nothing is kept"
+        return f"interrupted before an epoch was finished; {kept}"
     kept = "what was learned is kept" if is_trained else "the last finished epoch is kept"
     arguments = [argument for argument in options.arguments if argument != "--resume"]
     return f"interrupted; {kept}. Go on with\n  {_command([*arguments, '--resume'])}"
@@ -222,6 +270,7 @@ def _command(arguments):
 
 def _write_results(options, estimator, files, names, started):
     """Predict on all ranks, and write the results on rank 0, which returns the record."""
+    embedder, clusterer = pipelines.parts(estimator)
     labels, probabilities = predict_labels(estimator, files)
     if not distributed.is_rank_zero():
         return None
@@ -232,7 +281,7 @@ def _write_results(options, estimator, files, names, started):
             labels,
             probabilities,
             classes=[f.parent.name for f in files] if options.classes_from_folders else None,
-            invalid=[(names[i], reason) for i, reason in estimator.invalid_],
+            invalid=[(names[i], reason) for i, reason in (embedder or clusterer).invalid_],
         )
         return _write_run_folder(options, estimator, clustering, started)
 
@@ -243,9 +292,9 @@ def _write_run_folder(options, estimator, clustering, started):
     print_message(options, f"writing {out}")
     paths = [str(file) for file in clustering.files]
     table = outputs.labels_as_csv(paths, clustering.labels, clustering.probabilities)
-    estimator.save(out / MODEL)
+    pipelines.save(estimator, out / MODEL)
     outputs.write(out / LABELS, table)
-    outputs.write(out / HISTORY, outputs.history_as_csv(estimator.history_))
+    outputs.write(out / HISTORY, outputs.history_as_csv(pipelines.parts(estimator)[1].history_))
     record = _make_record(options, estimator, clustering)
     record["seconds"] = round(time.perf_counter() - started, 2)
     record = json.loads(json.dumps(record))  # skcc report makes the same page from the file
@@ -265,7 +314,8 @@ def _sort_images(options, files, names, labels):
 def _make_record(options, estimator, clustering):
     """Return settings, figures and versions of a run as plain values."""
     labels, valid = clustering.labels, clustering.valid
-    sizes = np.bincount(labels[valid], minlength=estimator.n_clusters)
+    embedder, clusterer = pipelines.parts(estimator)
+    sizes = np.bincount(labels[valid], minlength=clusterer.n_clusters)
     means = [
         round(float(clustering.probabilities[labels == cluster].mean()), 4) if size else None
         for cluster, size in enumerate(sizes)
@@ -274,18 +324,25 @@ def _make_record(options, estimator, clustering):
         "command": _command(options.arguments),
         "path": str(Path(options.path)),
         "run": _identity(options),
-        "estimator": type(estimator).__name__,
-        "settings": estimator.settings_,
+        "estimator": type(clusterer).__name__,
+        "settings": clusterer.settings_ | _settings_of(embedder),
         "n": len(labels),
         "clusters": int(np.count_nonzero(sizes)),
         "sizes": sizes.tolist(),
         "mean_probability": means,
         **clustering.scores(),
-        "epochs": estimator.n_iter_,
+        "epochs": clusterer.n_iter_,
         "classes_from_folders": options.classes_from_folders,
         "invalid": [list(pair) for pair in clustering.invalid],
         "versions": versions(),
     }
+
+
+def _settings_of(embedder):
+    """Return the settings of an embedder under names that say so."""
+    if embedder is None:
+        return {}
+    return {f"{_OF_EMBEDDER}{name}": value for name, value in embedder.settings_.items()}
 
 
 def _print_summary(record, out):

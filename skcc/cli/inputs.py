@@ -2,17 +2,22 @@
 
 from pathlib import Path
 
-import skcc
-from skcc import data, persistence
+from sklearn.base import BaseEstimator
+
+from skcc import data, pipelines
 
 
-def load(path, device: str | None = None):
-    """Load a fitted estimator of any class."""
-    header, _ = persistence.read(path, {})
-    name = header.get("estimator")
-    if name not in skcc.__all__:
-        raise ValueError(f"{path} holds a {name}; this skcc knows {', '.join(skcc.__all__)}")
-    return getattr(skcc, name).load(path, device=device or "auto")
+def load(path, device: str | None = None, weights_file: str | None = None) -> BaseEstimator:
+    """Load a fitted estimator of any class, or a pipeline of an embedder and one."""
+    return pipelines.load(path, device=device or "auto", weights=weights_file)
+
+
+def set_parameters(estimator: BaseEstimator, parameters: dict[str, object]) -> BaseEstimator:
+    """Set parameters of an estimator, or of both steps of a pipeline as far as they have them."""
+    for step in filter(None, pipelines.parts(estimator)):
+        known = step.get_params(deep=False)
+        step.set_params(**{name: v for name, v in parameters.items() if name in known})
+    return estimator
 
 
 def find_images(path, *, exclude: Path | None = None) -> tuple[list[Path], list[str]]:

@@ -60,8 +60,15 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         choices=["raise", "warn"],
         help="what to do with files that cannot be read: stop, or go on without (default: raise)",
     )
-    parser.add_argument("--cache-dir", metavar="DIR", help="keep decoded images here")
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="keep decoded images, or embeddings, here"
+    )
     add_jobs_option(parser)
+
+
+def add_weights_file_option(parser: argparse.ArgumentParser, description: str) -> None:
+    """Add ``--weights-file F``."""
+    parser.add_argument("--weights-file", metavar="F", help=description)
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 
 from skcc import distributed
-from skcc.cli.inputs import find_images, load
+from skcc.cli.inputs import find_images, load, set_parameters
 from skcc.cli.options import (
     add_command,
     add_output_options,
     add_reading_options,
+    add_weights_file_option,
     reading_parameters,
 )
 from skcc.cli.output import plain_warnings, print_message
@@ -31,6 +32,7 @@ def add_parser(commands) -> None:
     parser.add_argument("model", metavar="MODEL", help=f"a {MODEL} that skcc fit wrote")
     parser.add_argument("path", metavar="PATH", help="folder of images, or one image")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    add_weights_file_option(parser, "where the weights of the pre-trained network are now")
     add_reading_options(parser)
     add_output_options(parser, "write a JSON object per line instead of CSV")
 
@@ -40,8 +42,8 @@ def _predict(options):
     distributed.init_process_group()
     options.quiet |= not distributed.is_rank_zero()
     with plain_warnings():
-        estimator = load(options.model, options.device)
-        estimator.set_params(**reading_parameters(options))
+        estimator = load(options.model, options.device, options.weights_file)
+        set_parameters(estimator, reading_parameters(options))
         files, _ = find_images(options.path)
         print_message(options, f"{len(files):,} images in {options.path}")
         to_bytes = outputs.labels_as_json if options.json else outputs.labels_as_csv

@@ -2,15 +2,25 @@
 
 from pathlib import Path
 
-from skcc.cli.inputs import load
+from skcc import pipelines
+from skcc.cli.inputs import load, set_parameters
 from skcc.cli.options import (
     add_classes_option,
     add_command,
     add_jobs_option,
     add_output_options,
+    add_weights_file_option,
 )
 from skcc.cli.output import plain_warnings
-from skcc.cli.run_folder import LABELS, MODEL, PAGE, image_names, read_record, write_page
+from skcc.cli.run_folder import (
+    EMBEDDINGS,
+    LABELS,
+    MODEL,
+    PAGE,
+    image_names,
+    read_record,
+    write_page,
+)
 from skcc.report import Clustering, outputs
 
 EXAMPLES = """examples:
@@ -28,6 +38,10 @@ def add_parser(commands) -> None:
     parser.add_argument("run", type=Path, metavar="OUT", help="folder that skcc fit wrote")
     parser.add_argument("-o", "--out", metavar="FILE", help=f"default: OUT/{PAGE}")
     parser.add_argument("--images", metavar="PATH", help="where the images are now")
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help=f"embeddings of the run (default: OUT/{EMBEDDINGS})"
+    )
+    add_weights_file_option(parser, "where the weights of the pre-trained network are now")
     add_classes_option(parser)
     add_jobs_option(parser)
     add_output_options(parser, "print the record of the run as JSON")
@@ -37,8 +51,12 @@ def _report(options):
     """Read a run folder, write its page, and yield the record if it is wanted as JSON."""
     with plain_warnings():
         record = read_record(options.run)
-        estimator = load(options.run / MODEL).set_params(n_jobs=options.jobs)
-        clustering = _read_clustering(options, record, estimator.n_clusters)
+        estimator = load(options.run / MODEL, weights_file=options.weights_file)
+        embedder, clusterer = pipelines.parts(estimator)
+        set_parameters(estimator, {"n_jobs": options.jobs})
+        if embedder is not None:
+            embedder.set_params(cache_dir=options.cache_dir or options.run / EMBEDDINGS)
+        clustering = _read_clustering(options, record, clusterer.n_clusters)
         record |= clustering.scores()
         page = Path(options.out or options.run / PAGE)
         write_page(page, estimator, clustering, record, options.jobs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skcc import report
 
-CHECKPOINT, SORTED = "checkpoint", "sorted"
+CHECKPOINT, SORTED, EMBEDDINGS = "checkpoint", "sorted", "embeddings"
 MODEL, LABELS, HISTORY = "model.safetensors", "labels.csv", "history.csv"
 PAGE, RECORD = "report.html", "run.json"
 

@@ -1,6 +1,6 @@
 """Read what a user gives as X into one store of samples."""
 
-from skcc.data.reading import Format, read
+from skcc.data.reading import Format, learn_format, read
 from skcc.data.sources import Input, image_files, resolve
 from skcc.data.stores import HostStore, SampleStore, SourceStore, Store
 from skcc.exceptions import ImageReadError, ImageReadWarning
@@ -15,6 +15,7 @@ __all__ = [
     "SourceStore",
     "Store",
     "image_files",
+    "learn_format",
     "read",
     "resolve",
 ]

@@ -102,6 +102,30 @@ class Header(NamedTuple):
     high: float | None = None
 
 
+class Resize(NamedTuple):
+    """How an image is brought to another size.
+
+    Parameters
+    ----------
+    resample : PIL.Image.Resampling, default=2
+        Filter; the default is bilinear.
+
+    squash : bool, default=False
+        Whether the whole image is squeezed into the shape; the default is to cut the centre.
+    """
+
+    resample: Image.Resampling = Image.Resampling.BILINEAR
+    squash: bool = False
+
+    def apply(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Resize an image to a width and height."""
+        if image.size == size:
+            return image
+        if self.squash:
+            return image.resize(size, self.resample)
+        return ImageOps.fit(image, size, self.resample)
+
+
 def formats() -> tuple[str, ...]:
     """List the formats that are decoded, in the order in which they are tried.
 
@@ -194,7 +218,9 @@ def header(source) -> Header:
     return _apply_to_image(source, _checked_header_of)
 
 
-def decode(source, out: np.ndarray, levels: Levels | None = None) -> Header:
+def decode(
+    source, out: np.ndarray, levels: Levels | None = None, resize: Resize | None = None
+) -> Header:
     """Decode an image, apply its orientation, put it on white, and resize it into an array.
 
     Parameters
@@ -209,6 +235,9 @@ def decode(source, out: np.ndarray, levels: Levels | None = None) -> Header:
         Black and white of the set, for images of more than 8 bits. The default takes floats for 0
         to 1 or 0 to 255, and integers for 0 to 65535.
 
+    resize : Resize, default=None
+        How the image is brought to the size of `out`; None stands for ``Resize()``.
+
     Returns
     -------
     header : Header
@@ -222,7 +251,7 @@ def decode(source, out: np.ndarray, levels: Levels | None = None) -> Header:
     """
     levels = levels or Levels(Format(out.shape, numbers="binary"))
     return _apply_to_image(
-        source, lambda image: _decode(image, out, levels, is_given=image is source)
+        source, lambda image: _decode(image, out, levels, resize, is_given=image is source)
     )
 
 
@@ -383,7 +412,7 @@ def _orientation(image):
     return orientation if isinstance(orientation, int) else 1
 
 
-def _decode(image, out, levels, is_given):
+def _decode(image, out, levels, resize, is_given):
     height, width, channels = out.shape
     header = _header_of(image)
     if not is_given:
@@ -393,8 +422,7 @@ def _decode(image, out, levels, is_given):
     if transpose is not None:
         image = image.transpose(transpose)
     image = _convert(image, "L" if channels == 1 else "RGB", levels)
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    image = (resize or Resize()).apply(image, (width, height))
     out[...] = np.asarray(image).reshape(out.shape)
     return header
 

@@ -17,7 +17,7 @@ from skcc.data.sources import DatasetImages, FileIdentity, identity
 from skcc.data.stores import Reader
 from skcc.exceptions import ImageReadError
 
-_GUESS_SAMPLE = 64  # headers from which a shape is guessed
+_GUESS_SAMPLE = 64  # headers from which a format is guessed
 _MAX_CHUNK = 64  # images per task of a thread
 
 
@@ -37,10 +37,20 @@ class Decoder(Reader):
 
     fitting : bool, default=False
         Whether the format was learned from these images.
+
+    resize : decoding.Resize, default=None
+        How images are brought to the shape of the format; None stands for ``Resize()``.
     """
 
-    def __init__(self, sources: Sequence, n_jobs: int | None, fmt: Format, fitting: bool = False):
-        self._sources, self._n_jobs = sources, n_jobs
+    def __init__(
+        self,
+        sources: Sequence,
+        n_jobs: int | None,
+        fmt: Format,
+        fitting: bool = False,
+        resize: decoding.Resize | None = None,
+    ):
+        self._sources, self._n_jobs, self._resize = sources, n_jobs, resize
         self._fmt, self._levels = fmt, Levels(fmt, fitting=fitting)
         self._headers: list[decoding.Header] = []
 
@@ -57,7 +67,7 @@ class Decoder(Reader):
     def read_into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
         def decode(source, row):
             try:
-                self._headers.append(decoding.decode(source, out[row], self._levels))
+                self._headers.append(decoding.decode(source, out[row], self._levels, self._resize))
             except ImageReadError:
                 with contextlib.suppress(ImageReadError):
                     self._headers.append(decoding.header(source))
@@ -136,6 +146,27 @@ def common_format(
     elif note["failed"] and on_error == "raise":
         _read_headers(sources, n_jobs, on_error)  # raises the error
     return _format_of(note, side)
+
+
+def sampled(sources: Sequence) -> Sequence:
+    """Replace a data set by a few of its images, for functions that look at headers only.
+
+    A data set decodes an image to give it, so that its headers cost as much as its pixels.
+
+    Parameters
+    ----------
+    sources : sequence of str, Path or PIL.Image.Image
+        Images.
+
+    Returns
+    -------
+    sources : sequence
+        The same, unless it is a data set.
+    """
+    if not isinstance(sources, DatasetImages):
+        return sources
+    index = np.unique(np.linspace(0, len(sources) - 1, _GUESS_SAMPLE).astype(int))
+    return [sources[i] for i in index.tolist()]
 
 
 def guessed_format(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skcc import distributed
 from skcc.data import decoding
-from skcc.data.files import Decoder, check_present, common_format, guessed_format
+from skcc.data.files import Decoder, check_present, common_format, guessed_format, sampled
 from skcc.data.formats import (
     BYTE,
     UNIT,
@@ -48,6 +48,7 @@ def read(
     n_jobs: int | None = None,
     cache_dir: str | Path | None = None,
     on_error: str = "raise",
+    resize: decoding.Resize | None = None,
 ) -> tuple[SampleStore, Format]:
     """Read images or vectors.
 
@@ -76,7 +77,11 @@ def read(
         memory.
 
     on_error : {"raise", "warn"}, default="raise"
-        Whether an image that cannot be read is an error, or is listed in ``store.invalid``.
+        Whether an image that cannot be read is an error, or is listed in ``store.invalid``. With
+        "warn", rows of a table that are all NaN are features of such images, and listed as well.
+
+    resize : decoding.Resize, default=None
+        How files are brought to the shape of `known`; None cuts the centre and is bilinear.
 
     Returns
     -------
@@ -103,8 +108,9 @@ def read(
         return _read_tensor(source.value, image_shape, known)
     if source.kind in ("table", "array"):
         source.check_invalid(on_error)
-        store, fmt = _read_array(source.value, image_shape, known)
-        store.invalid.update(source.invalid or {})
+        X, missing = _without_nan_rows(source.value) if on_error == "warn" else (source.value, {})
+        store, fmt = _read_array(X, image_shape, known)
+        store.invalid.update((source.invalid or {}) | missing)
         return store, fmt
     settings = {"cache_dir": cache_dir, "on_error": on_error}
     if source.kind == "lazy":
@@ -117,13 +123,83 @@ def read(
             side = side or (lambda short: short)
             return _read_files(source.value, side, image_shape, n_jobs=n_jobs, **settings)
         _check_files(source.value, known, on_error)
-        reader = Decoder(source.value, n_jobs, known)
+        reader = Decoder(source.value, n_jobs, known, resize=resize)
     store = SourceStore(reader, known.shape, on_error)
     cached = store.cached(cache_dir) if cache_dir else None
     return (store if cached is None else cached), known
 
 
+def learn_format(
+    X: Input,
+    side: Callable[[int], int],
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    n_jobs: int | None = None,
+    cache_dir: str | Path | None = None,
+    on_error: str = "raise",
+) -> Format:
+    """Learn the format of images as `read` does, without keeping any of them.
+
+    Parameters
+    ----------
+    X : Input
+        Images; see `resolve`.
+
+    side : callable
+        From the median short side of image files to the side at which they are stored.
+
+    image_shape : tuple of int, default=None
+        See `read`.
+
+    n_jobs : int, default=None
+        Threads that read the headers of files.
+
+    cache_dir : str or Path, default=None
+        Folder in which a summary of the headers of files is kept.
+
+    on_error : {"raise", "warn"}, default="raise"
+        Whether an image that cannot be read is an error.
+
+    Returns
+    -------
+    fmt : Format
+        Format of the images.
+
+    Raises
+    ------
+    ValueError
+        If `read` would raise it; for files only of what their headers show.
+
+    ImageReadError
+        If a header cannot be read and `on_error` is "raise", or if none can.
+    """
+    if X.kind in ("files", "path column"):
+        settings = {"n_jobs": n_jobs, "cache_dir": cache_dir, "on_error": on_error}
+        return common_format(sampled(X.value), side, **settings)
+    if X.kind != "lazy":
+        return read(X, image_shape=image_shape, on_error=on_error)[1]
+    reader = _ArrayReader(X.value, None, image_shape)
+    for start in range(0, len(reader), reader.step):
+        index = range(start, min(len(reader), start + reader.step))
+        failures = reader.read_into(index, np.empty((len(index), *reader.fmt.shape), np.uint8))
+        if failures and on_error == "raise":
+            raise decoding.first_failure(failures)
+    return reader.learned_format()
+
+
 # -- arrays ---------------------------------------------------------------------------------
+
+
+def _without_nan_rows(X):
+    """Return a table without its rows of NaN alone, and the reasons by index of such rows."""
+    is_table = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f" and X.size
+    nan = np.flatnonzero(np.isnan(X).all(axis=1)) if is_table else ()
+    if not len(nan):
+        return X, {}
+    missing = {int(i): f"row {i} of X is NaN, as for an image that cannot be read" for i in nan}
+    if len(missing) == len(X):
+        raise decoding.none_could_be_read(missing)
+    return np.delete(X, nan, axis=0), missing
 
 
 def _read_array(X, image_shape, known):
@@ -391,7 +467,7 @@ class _ArrayReader(Reader):
         self.fmt = fmt or Format(sample.shape[1:], **_order_of((1, *shape[1:]), sample.shape))
         self._levels = None if fmt is None else Levels(fmt)
         self._values = {}  # by kind of number, in `fit`
-        self._step = max(1, _CHUNK // int(np.prod(shape[1:])))
+        self.step = max(1, _CHUNK // int(np.prod(shape[1:])))  # images that are read at a time
 
     def _to_channels_last(self, images):
         return images[..., None] if self._axis is None else np.moveaxis(images, self._axis, -1)
@@ -404,8 +480,8 @@ class _ArrayReader(Reader):
 
     def read_into(self, index: Sequence[int], out: np.ndarray) -> dict[int, ImageReadError]:
         failures = {}
-        for start in range(0, len(index), self._step):
-            chunk = index[start : start + self._step]
+        for start in range(0, len(index), self.step):
+            chunk = index[start : start + self.step]
             images = self._read_chunk(chunk, failures)
             images = self._to_channels_last(_check_array(images))
             out[start : start + len(chunk)] = self._to_pixels(images)

@@ -194,20 +194,43 @@ def identity(sources: Sequence) -> FileIdentity | None:
         return None
     paths, state = (hashlib.blake2b(digest_size=16) for _ in range(2))
     for source in sources:
-        if is_missing(source):
-            path = ""
-        elif isinstance(source, (str, Path)):
-            path = os.path.abspath(source)
-        else:
+        if not (is_missing(source) or isinstance(source, (str, Path))):
             return None
-        try:
-            stat = os.stat(path)
-            file_state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except (OSError, ValueError):
-            file_state = "missing"
-        paths.update(os.fsencode(path) + b"\0")
-        state.update(os.fsencode(path) + f"\0{file_state}\0".encode())
+        path, file_state = _state_of(source)
+        paths.update(path + b"\0")
+        state.update(path + f"\0{file_state}\0".encode())
     return FileIdentity(paths.hexdigest(), state.hexdigest())
+
+
+def file_key(source) -> bytes | None:
+    """Compute a hash of the path, size and modification time of one file.
+
+    Parameters
+    ----------
+    source : str, Path or other
+        Image to identify.
+
+    Returns
+    -------
+    key : bytes or None
+        16 bytes; None if the source is no path of a file.
+    """
+    if is_missing(source) or not isinstance(source, (str, Path)):
+        return None
+    path, state = _state_of(source)
+    if state == "missing":
+        return None
+    return hashlib.blake2b(path + f"\0{state}".encode(), digest_size=16).digest()
+
+
+def _state_of(source):
+    """Return the absolute path of a file, as bytes, and its size and time as text."""
+    path = "" if is_missing(source) else os.path.abspath(source)
+    try:
+        stat = os.stat(path)
+        return os.fsencode(path), f"{stat.st_size} {stat.st_mtime_ns}"
+    except (OSError, ValueError):
+        return os.fsencode(path), "missing"
 
 
 class DatasetImages:

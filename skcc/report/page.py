@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skcc import pipelines
 from skcc._version import __version__
 from skcc.atomic import atomic_write
 from skcc.metrics import clustering_scores, matched_confusion
@@ -109,9 +110,9 @@ def write_page(
     path : str or Path
         The file to write.
 
-    estimator : BaseDeepClusterer
-        Estimator fitted on images; its features place the images on the map, and its history is
-        drawn.
+    estimator : BaseDeepClusterer or Pipeline
+        Estimator fitted on images, or a pipeline of `ImageEmbedder` and one. Its features or
+        embeddings place the images on the map, and its history is drawn.
 
     clustering : Clustering
         Images and their clusters.
@@ -133,22 +134,24 @@ def write_page(
     ValueError
         If the estimator was fitted on vectors.
     """
-    if estimator.image_shape_ is None:
+    embedder, clusterer = pipelines.parts(estimator)
+    image_format = pipelines.image_format(estimator)
+    if image_format is None:
         raise ValueError("the page shows images; the estimator was fitted on vectors")
-    rows = _select_for_rows(clustering, estimator.n_clusters)
+    rows = _select_for_rows(clustering, clusterer.n_clusters)
     on_map = _select_for_map(clustering)
     in_rows = sorted({index for strips in rows for strip in strips for index in strip})
     (row_images, map_images), shape = encode_thumbnails(
         clustering.files,
-        estimator._format,
+        image_format,
         [(in_rows, ROW_SIDE), (on_map, MAP_SIDE)],
         n_jobs=n_jobs,
     )
-    positions, height = _positions(estimator, [clustering.files[i] for i in on_map])
+    positions, height = _positions(embedder or clusterer, [clustering.files[i] for i in on_map])
     points = _points(clustering, on_map, positions, map_images)
-    curves = _curves(estimator.history_)
+    curves = _curves(clusterer.history_)
     page = _render(
-        **_summary(clustering, estimator),
+        **_summary(clustering, clusterer, embedder),
         title=title,
         map=_map(points, height),
         clusters=_clusters(clustering, rows, row_images),
@@ -159,7 +162,7 @@ def write_page(
         command=command,
         data={"points": points, "curves": curves},
         small_images=min(shape) <= SMALL_SIDE,
-        style=_asset("page.css") + _style_rules(estimator.n_clusters, shape),
+        style=_asset("page.css") + _style_rules(clusterer.n_clusters, shape),
         script=_asset("page.js"),
     )
     with atomic_write(Path(path)) as file:
@@ -195,12 +198,13 @@ def _select_for_map(clustering):
 # -- data of the sections -------------------------------------------------------------------
 
 
-def _summary(clustering, estimator):
+def _summary(clustering, estimator, embedder):
     """Return the leading figures."""
     probabilities = clustering.probabilities[clustering.valid]
     n_used = len(np.unique(clustering.labels[clustering.valid]))
+    of_network = f" on embeddings of {embedder.settings_['network']}" if embedder else ""
     return {
-        "method": type(estimator).__name__,
+        "method": type(estimator).__name__ + of_network,
         "n_images": len(clustering.labels),
         "n_valid": len(clustering.valid),
         "n_clusters": estimator.n_clusters,
@@ -210,11 +214,11 @@ def _summary(clustering, estimator):
     }
 
 
-def _positions(estimator, files):
+def _positions(transformer, files):
     """Return positions of files on the map, rounded to integers, and the height of the map."""
     if not files:
         return np.zeros((0, 2), int), MAP_WIDTH
-    positions = embed_in_plane(estimator.transform(files), method="tsne", random_state=0)
+    positions = embed_in_plane(transformer.transform(files), method="tsne", random_state=0)
     positions = positions - positions.min(axis=0)
     if positions[:, 1].max() > positions[:, 0].max():
         positions = positions[:, ::-1]  # the map is wider than high
