@@ -3,10 +3,13 @@
 from skcc._version import __version__ as __version__
 from skcc.embedding import ImageEmbedder
 from skcc.methods.contrastive import ContrastiveClustering
+from skcc.methods.information import IIC, PICA
 from skcc.methods.neighbors import NeighborClustering
 from skcc.methods.twin import TwinContrastClustering
 
 __all__ = [
+    "IIC",
+    "PICA",
     "ContrastiveClustering",
     "ImageEmbedder",
     "NeighborClustering",

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_SMALL = 1e-8  # below which probabilities are cut off before their logarithm is taken
+
 
 def _full_precision(loss):
     """Disable autocast in `loss`, and cast its arguments to float32 unless they are float64."""
@@ -123,12 +125,12 @@ def negative_entropy(p: Tensor) -> Tensor:
 
     Parameters
     ----------
-    p : Tensor of shape (n, k)
-        Soft assignments; rows sum to one.
+    p : Tensor of shape (..., n, k)
+        Soft assignments; rows sum to one. Leading axes are of independent assignments.
 
     Returns
     -------
-    loss : Tensor of shape ()
+    loss : Tensor of shape (...)
         In nats, between 0 and ``log k``.
 
     Notes
@@ -150,10 +152,10 @@ def negative_entropy(p: Tensor) -> Tensor:
     >>> negative_entropy(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     tensor(0.6931)
     """
-    mean = p.mean(dim=0)
+    mean = p.mean(dim=-2)
     # torch.special.entr has an infinite gradient at 0, the mean probability of an empty cluster.
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
-    return (math.log(len(mean)) + (mean * log_mean).sum()).clamp_min(0)
+    return (math.log(mean.shape[-1]) + (mean * log_mean).sum(dim=-1)).clamp_min(0)
 
 
 @_full_precision
@@ -295,3 +297,233 @@ def set_contrast(r: Tensor, s: Tensor, past: Tensor, *, temperature: float = 1.0
     to_past = to_past.masked_fill(same_cluster[:, None], -torch.inf).flatten(1)
     logits = torch.cat([r @ s.T, within_view, to_past], dim=1) / temperature
     return F.cross_entropy(logits, torch.arange(k, device=r.device))
+
+
+@_full_precision
+def negative_mutual_information(p: Tensor, q: Tensor, *, marginal_weight: float = 1.0) -> Tensor:
+    """Negative mutual information of the clusters of two views.
+
+    The joint distribution of the two clusters of an image is the mean of the outer products of its
+    two assignments, made symmetric. At a weight of 1, the loss is ``-log k`` if both views have the
+    same one-hot assignments and clusters of equal size. It is 0 if the clusters of the two views
+    are independent, as for uniform assignments, and also if one cluster has all images.
+
+    Parameters
+    ----------
+    p, q : Tensor of shape (..., n, k)
+        Soft assignments of the two views; rows sum to one. Leading axes are of independent
+        assignments, such as those of several heads.
+
+    marginal_weight : float, default=1.0
+        Weight of the entropy of the clusters. Larger values favour clusters of equal size.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        In nats; between ``-log k`` and 0 at a weight of 1.
+
+    Notes
+    -----
+    Equations 2 and 3 of [1]_; the weight is the exponent lambda of the authors' code.
+
+    References
+    ----------
+    .. [1] X. Ji, J. F. Henriques, A. Vedaldi. "Invariant Information Clustering for Unsupervised
+       Image Classification and Segmentation". ICCV 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import negative_mutual_information
+    >>> p = torch.eye(4)
+    >>> round(negative_mutual_information(p, p).exp().item(), 3)
+    0.25
+    """
+    joint = p.mT @ q / p.shape[-2]
+    joint = (joint + joint.mT) / 2
+    log_joint = joint.clamp_min(_SMALL).log()
+    # The two marginals are equal, since the joint distribution is symmetric.
+    marginal = joint.sum(dim=-1)
+    log_marginal = marginal.clamp_min(_SMALL).log()
+    information = (joint * log_joint).sum(dim=(-2, -1))
+    return 2 * marginal_weight * (marginal * log_marginal).sum(dim=-1) - information
+
+
+@_full_precision
+def partition_confidence(p: Tensor, q: Tensor) -> Tensor:
+    """Cross-entropy of identifying each cluster of one view among the clusters of the other.
+
+    Clusters are columns of assignments, compared by cosine. Equal columns give ``log k``. The
+    minimum is ``log(e + k - 1) - 1``, for one-hot assignments that are equal in both views.
+
+    Parameters
+    ----------
+    p, q : Tensor of shape (..., n, k)
+        Soft assignments of the two views; rows sum to one. Leading axes are of independent
+        assignments, such as those of several heads.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        Mean over the ``k`` clusters of the first view, in nats.
+
+    Notes
+    -----
+    Equations 5 to 8 of [1]_. Cosines are the logits as they are, at a temperature of 1, so the loss
+    spans less than a nat.
+
+    References
+    ----------
+    .. [1] J. Huang, S. Gong, X. Zhu. "Deep Semantic Clustering by Partition Confidence
+       Maximisation". CVPR 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import partition_confidence
+    >>> p = torch.full((6, 3), 1 / 3)
+    >>> round(partition_confidence(p, p).exp().item(), 3)
+    3.0
+    """
+    p, q = (F.normalize(x, dim=-2, eps=1e-8) for x in (p, q))
+    log_share = (p.mT @ q).log_softmax(dim=-1)
+    return -log_share.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+
+
+def association(a: Tensor, b: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of a random walk from rows of one set to rows of another and back.
+
+    A step goes to a row with a probability that is the softmax of the inner products. The first
+    loss wants the walk to end in the group where it began, the second wants all rows of the other
+    set to be visited equally often.
+
+    Parameters
+    ----------
+    a : Tensor of shape (n, d)
+        Rows where walks begin and end.
+
+    b : Tensor of shape (m, d)
+        Rows that are visited.
+
+    groups : Tensor of int64 of shape (n,)
+        Group of each row of `a`.
+
+    Returns
+    -------
+    walker : Tensor of shape ()
+        Mean cross-entropy between the end of the walk and the uniform distribution over the group.
+        At least the mean of ``log`` of the sizes of the groups, to which it comes if groups are
+        far apart.
+
+    visit : Tensor of shape ()
+        Cross-entropy between the visited rows and the uniform distribution; at least ``log m``.
+
+    Notes
+    -----
+    Equations 1 to 6 of [1]_.
+
+    References
+    ----------
+    .. [1] P. Haeusser, J. Plapp, V. Golkov, E. Aljalbout, D. Cremers. "Associative Deep Clustering:
+       Training a Classification Network with No Labels". GCPR 2018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import association
+    >>> a = 20 * torch.eye(2).repeat_interleave(3, dim=0)
+    >>> walker, visit = association(a, torch.eye(2), torch.tensor([0, 0, 0, 1, 1, 1]))
+    >>> round(walker.exp().item(), 3), round(visit.exp().item(), 3)
+    (3.0, 2.0)
+    """
+    return _association(a, b, groups=groups)
+
+
+@_full_precision
+def _association(a, b, *, groups):
+    match = a @ b.T
+    there, back = match.softmax(dim=1), match.T.softmax(dim=1)
+    same = (groups[:, None] == groups).to(match.dtype)
+    target = same / same.sum(dim=1, keepdim=True)
+    walker = -(target * (there @ back + _SMALL).log()).sum(dim=1).mean()
+    visit = -(there.mean(dim=0) + _SMALL).log().mean()
+    return walker, visit
+
+
+@_full_precision
+def pair_cross_entropy(similarity: Tensor, similar: Tensor, used: Tensor) -> Tensor:
+    """Binary cross-entropy between similarities of pairs and whether they are similar.
+
+    It is 0 if all pairs that are used are called similar and have a similarity of 1, as when one
+    cluster has all samples.
+
+    Parameters
+    ----------
+    similarity : Tensor of shape (..., n, m)
+        From 0 to 1.
+
+    similar : Tensor of shape (..., n, m)
+        1 for similar pairs, 0 for dissimilar ones.
+
+    used : Tensor of shape (..., n, m)
+        1 for the pairs that count, 0 for the others.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        Mean over the pairs that count, in nats; 0 if there are none.
+
+    Notes
+    -----
+    Equations 5 and 6 of [1]_, there as a sum.
+
+    References
+    ----------
+    .. [1] J. Chang, L. Wang, G. Meng, S. Xiang, C. Pan. "Deep Adaptive Image Clustering". ICCV
+       2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import pair_cross_entropy
+    >>> half, ones = torch.full((2, 2), 0.5), torch.ones(2, 2)
+    >>> pair_cross_entropy(half, ones, ones)
+    tensor(0.6931)
+    """
+    s = similarity.clamp(_SMALL, 1 - 1e-6)
+    loss = -(similar * s.log() + (1 - similar) * (1 - s).log())
+    return (used * loss).sum(dim=(-2, -1)) / used.sum(dim=(-2, -1)).clamp_min(1)
+
+
+@_full_precision
+def jensen_shannon(positive: Tensor, negative: Tensor) -> Tensor:
+    """Negative lower bound of the mutual information, by scores of pairs; Jensen-Shannon's.
+
+    Scores of 0, those of a discriminator that knows nothing, give ``2 log 2``.
+
+    Parameters
+    ----------
+    positive : Tensor of shape (...)
+        Scores of pairs that belong together.
+
+    negative : Tensor of shape (...)
+        Scores of pairs that do not.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Never negative.
+
+    References
+    ----------
+    .. [1] R. D. Hjelm et al. "Learning deep representations by mutual information estimation and
+       maximization". ICLR 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import jensen_shannon
+    >>> jensen_shannon(torch.zeros(3), torch.zeros(3))
+    tensor(1.3863)
+    """
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from skcc.readouts import k_means
@@ -397,6 +398,77 @@ class Queue(nn.Module):
         positions = torch.arange(len(rows), device=rows.device) + self.next
         self.rows.index_copy_(0, positions % size, rows.detach().to(self.rows.dtype))
         self.next.add_(len(rows)).remainder_(size)
+
+
+class ClusterHeads(nn.ModuleList):
+    """Cluster heads that are trained side by side on one backbone; that of least loss is used.
+
+    Parameters
+    ----------
+    heads : iterable of nn.Module
+        Each maps features of shape (n, d) to logits of shape (n, k).
+    """
+
+    def __init__(self, heads: Iterable[nn.Module]):
+        super().__init__(heads)
+        self.register_buffer("running_loss", torch.zeros(len(self)))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Compute the soft assignments of all heads.
+
+        Parameters
+        ----------
+        h : Tensor of shape (n, d)
+            Features.
+
+        Returns
+        -------
+        p : Tensor of shape (n, n_heads, k)
+            At least float32; rows sum to one. Samples come first, as `skcc.distributed.gather`
+            wants them.
+        """
+        return torch.stack([soft_assignments(head(h)) for head in self], dim=1)
+
+    def update(self, losses: Tensor) -> None:
+        """Update the running loss of each head.
+
+        Parameters
+        ----------
+        losses : Tensor of shape (n_heads,)
+            Of the newest batch.
+        """
+        self.running_loss.lerp_(losses.detach().to(self.running_loss.dtype), HEAD_LOSS_WEIGHT)
+
+    def best(self, h: Tensor) -> Tensor:
+        """Compute the soft assignments of the head whose running loss is least.
+
+        Parameters
+        ----------
+        h : Tensor of shape (n, d)
+            Features.
+
+        Returns
+        -------
+        p : Tensor of shape (n, k)
+            Rows sum to one.
+        """
+        return self(h).index_select(1, self.running_loss.argmin()[None])[:, 0]
+
+
+def soft_assignments(logits: Tensor) -> Tensor:
+    """Softmax over the last axis in float32, or in float64 if the logits are float64.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., k)
+        Of a cluster head, also in half precision.
+
+    Returns
+    -------
+    p : Tensor of shape (..., k)
+        Rows sum to one.
+    """
+    return F.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
 
 
 def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> None:

@@ -163,7 +163,7 @@ def test_every_row_of_the_paper_is_there_and_says_what_it_is():
     assert by_name["CC (contrastive)"]["published ACC"] == ".790"
     assert by_name["CC (contrastive)"]["ACC"] == ".800 ± .000"
     assert by_name["K-means (kmeans)"]["ACC"] == ".220"
-    assert by_name["IIC"]["settings"] == "not implemented"
+    assert by_name["JULE"]["settings"] == "not implemented"
     assert by_name["IIC"]["published NMI"] == ""
     assert by_name["NMF"]["settings"] == "not run"
 

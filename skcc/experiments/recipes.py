@@ -3,7 +3,12 @@
 import skcc
 from skcc.experiments.classical import CLASSICAL
 
-METHODS = {"contrastive": "ContrastiveClustering", "twin": "TwinContrastClustering"}
+METHODS = {
+    "contrastive": "ContrastiveClustering",
+    "twin": "TwinContrastClustering",
+    "iic": "IIC",
+    "pica": "PICA",
+}
 
 
 def _contrastive(n_clusters, augment):
@@ -42,6 +47,42 @@ def _twin(n_clusters, backbone, image_size, max_epochs=1000):
     }
 
 
+def _iic(n_clusters, n_overclusters, image_size, repeats):
+    return {
+        "n_clusters": n_clusters,
+        "n_overclusters": n_overclusters,
+        "backbone": "resnet34-small",
+        "augment": "natural-moco",
+        "image_size": image_size,
+        "repeats": repeats,
+        "warm_up": 0.0,
+        "alternate": (1, 2),
+        "marginal_weight": 1.0,
+        "max_epochs": 6000,
+        "batch_size": 220,
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+    }
+
+
+def _pica(n_clusters, image_size=32):
+    return {
+        "n_clusters": n_clusters,
+        "n_overclusters": 7 * n_clusters,
+        "backbone": "resnet34-small" if image_size <= 32 else "resnet34",
+        "augment": "natural-moco",
+        "image_size": image_size,
+        "n_heads": 1,
+        "repeats": 3,
+        "warm_up": 0.0,
+        "alternate": (1, 1),
+        "max_epochs": 400,
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+    }
+
+
 RECIPES: dict[tuple[str, str], dict] = {
     # Contrastive Clustering (AAAI 2021), section 4 and the authors' code: Adam without weight
     # decay; jitter strength 0.5 ("natural") or 1.0 ("-strong"); "-blur" for ImageNet-10 and
@@ -61,6 +102,18 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("twin", "stl10"): _twin(10, "resnet34-image", 96, max_epochs=3000),
     ("twin", "imagenet10"): _twin(10, "resnet34-image", 96),
     ("twin", "imagenet-dogs"): _twin(15, "resnet34-image", 96),
+    # Invariant Information Clustering (ICCV 2019) and PICA (CVPR 2020), by their authors' code: an
+    # epoch of the auxiliary heads, then two or one of the others. Their networks see the edges of a
+    # gray image. The views are the nearest of ours: theirs are crops of a fixed size (IIC) and a
+    # weaker change of hue.
+    ("iic", "cifar10"): _iic(10, 70, 32, 3),
+    ("iic", "cifar100"): _iic(20, 140, 32, 5),
+    ("iic", "stl10"): _iic(10, 70, 64, 5),
+    ("pica", "cifar10"): _pica(10),
+    ("pica", "cifar100"): _pica(20),
+    ("pica", "stl10"): _pica(10, 96),
+    ("pica", "imagenet10"): _pica(10, 96),
+    ("pica", "imagenet-dogs"): _pica(15, 96),
 }
 
 

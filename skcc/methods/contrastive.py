@@ -5,13 +5,12 @@ Information Clustering (Ji et al., ICCV 2019). Each is trained like the single h
 """
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
-from skcc.objective import HEAD_LOSS_WEIGHT, Objective, Phase, Setup, mlp_head
+from skcc.objective import ClusterHeads, Objective, Phase, Setup, mlp_head, soft_assignments
 from skcc.validation import check_choice, check_integer, check_real
 
 
@@ -58,8 +57,7 @@ class ContrastiveObjective(Objective):
         self.n_augmented = augmented_views
         self.backbone = setup.backbone
         self.instance_head = mlp_head(width, projection_dim)
-        self.cluster_heads = nn.ModuleList(mlp_head(width, n_clusters) for _ in range(n_heads))
-        self.register_buffer("head_loss", torch.zeros(n_heads))
+        self.cluster_heads = ClusterHeads(mlp_head(width, n_clusters) for _ in range(n_heads))
         self.instance_temperature = instance_temperature
         self.cluster_temperature = cluster_temperature
         self.instance_weight = instance_weight
@@ -100,31 +98,23 @@ class ContrastiveObjective(Objective):
     def _cluster_losses(self, h_a, h_b):
         """Contrast and entropy of each cluster head, of shape (n_heads,)."""
         contrast, entropy = [], []
-        views = [_probabilities(head, h) for head in self.cluster_heads for h in (h_a, h_b)]
+        views = [soft_assignments(head(h)) for head in self.cluster_heads for h in (h_a, h_b)]
         views = gather(*views)
         for p, q in zip(views[::2], views[1::2], strict=True):
             contrast.append(cluster_contrast(p, q, temperature=self.cluster_temperature))
             entropy.append(negative_entropy(p) + negative_entropy(q))
         contrast, entropy = torch.stack(contrast), torch.stack(entropy)
-        loss = (contrast + self.entropy_weight * entropy).detach()
-        self.head_loss.lerp_(loss, HEAD_LOSS_WEIGHT)
+        self.cluster_heads.update(contrast + self.entropy_weight * entropy)
         return contrast, entropy
 
     def assign(self, images: Tensor) -> Tensor:
-        h = self.backbone(images)
-        p = torch.stack([_probabilities(head, h) for head in self.cluster_heads])
-        return p.index_select(0, self.head_loss.argmin()[None])[0]
+        return self.cluster_heads.best(self.backbone(images))
 
     def embed(self, images: Tensor) -> Tensor:
         return self.backbone(images)
 
     def project(self, images: Tensor) -> Tensor:
         return self.instance_head(self.backbone(images))
-
-
-def _probabilities(head, h):
-    logits = head(h)
-    return F.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
 class BaseContrastiveClusterer(BaseDeepClusterer):
