@@ -2,12 +2,18 @@
 
 from skcc._version import __version__ as __version__
 from skcc.embedding import ImageEmbedder
+from skcc.methods.association import ADC
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.methods.information import IIC, PICA
 from skcc.methods.neighbors import NeighborClustering
+from skcc.methods.pairwise import DAC, DCCM, DDC
 from skcc.methods.twin import TwinContrastClustering
 
 __all__ = [
+    "ADC",
+    "DAC",
+    "DCCM",
+    "DDC",
     "IIC",
     "PICA",
     "ContrastiveClustering",

@@ -451,10 +451,10 @@ def _association(a, b, *, groups):
 
 
 @_full_precision
-def pair_cross_entropy(similarity: Tensor, similar: Tensor, used: Tensor) -> Tensor:
+def pair_cross_entropy(similarity: Tensor, similar: Tensor, weight: Tensor) -> Tensor:
     """Binary cross-entropy between similarities of pairs and whether they are similar.
 
-    It is 0 if all pairs that are used are called similar and have a similarity of 1, as when one
+    It is 0 if all pairs that count are called similar and have a similarity of 1, as when one
     cluster has all samples.
 
     Parameters
@@ -465,13 +465,13 @@ def pair_cross_entropy(similarity: Tensor, similar: Tensor, used: Tensor) -> Ten
     similar : Tensor of shape (..., n, m)
         1 for similar pairs, 0 for dissimilar ones.
 
-    used : Tensor of shape (..., n, m)
-        1 for the pairs that count, 0 for the others.
+    weight : Tensor of shape (..., n, m)
+        Nonnegative weights of the pairs; 0 for those that do not count.
 
     Returns
     -------
     loss : Tensor of shape (...)
-        Mean over the pairs that count, in nats; 0 if there are none.
+        Weighted mean over the pairs, in nats; 0 if none counts.
 
     Notes
     -----
@@ -490,9 +490,47 @@ def pair_cross_entropy(similarity: Tensor, similar: Tensor, used: Tensor) -> Ten
     >>> pair_cross_entropy(half, ones, ones)
     tensor(0.6931)
     """
-    s = similarity.clamp(_SMALL, 1 - 1e-6)
-    loss = -(similar * s.log() + (1 - similar) * (1 - s).log())
-    return (used * loss).sum(dim=(-2, -1)) / used.sum(dim=(-2, -1)).clamp_min(1)
+    s = similarity.clamp(1e-6, 1 - 1e-6)
+    return _weighted_mean(-(similar * s.log() + (1 - similar) * (1 - s).log()), weight)
+
+
+@_full_precision
+def pair_squared_error(similarity: Tensor, similar: Tensor, weight: Tensor) -> Tensor:
+    """Squared error between similarities of pairs and whether they are similar.
+
+    Unlike that of `pair_cross_entropy`, its gradient is bounded, so single wrong pairs do less
+    harm.
+
+    Parameters
+    ----------
+    similarity : Tensor of shape (..., n, m)
+        From 0 to 1.
+
+    similar : Tensor of shape (..., n, m)
+        1 for similar pairs, 0 for dissimilar ones.
+
+    weight : Tensor of shape (..., n, m)
+        Nonnegative weights of the pairs; 0 for those that do not count.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        Weighted mean over the pairs; 0 if none counts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skcc.losses import pair_squared_error
+    >>> half, ones = torch.full((2, 2), 0.5), torch.ones(2, 2)
+    >>> pair_squared_error(half, ones, ones)
+    tensor(0.2500)
+    """
+    return _weighted_mean((similarity - similar).square(), weight)
+
+
+def _weighted_mean(loss, weight):
+    total = weight.sum(dim=(-2, -1)).clamp_min(torch.finfo(weight.dtype).tiny)
+    return (weight * loss).sum(dim=(-2, -1)) / total
 
 
 @_full_precision

@@ -12,6 +12,7 @@ from skcc.losses import (
     negative_entropy,
     negative_mutual_information,
     pair_cross_entropy,
+    pair_squared_error,
     partition_confidence,
 )
 
@@ -165,21 +166,31 @@ def test_rows_that_are_never_visited_cost_much():
 # -- pairs ----------------------------------------------------------------------------------
 
 
-def test_pair_cross_entropy_equals_the_loop():
+def test_losses_of_pairs_equal_the_loop():
     similarity = torch.sigmoid(rows(7, 7))
-    similar, used = (rows(7, 7, 1) > 0).double(), (rows(7, 7, 2) > -0.5).double()
-    total = count = 0
+    similar, weight = (rows(7, 7, 1) > 0).double(), rows(7, 7, 2).clamp_min(0)
+    entropy = error = total = 0.0
     for i in range(7):
         for j in range(7):
-            s = float(similarity[i, j])
-            if used[i, j]:
-                total -= math.log(s if similar[i, j] else 1 - s)
-                count += 1
-    loss = pair_cross_entropy(similarity, similar, used)
-    assert loss.item() == pytest.approx(total / count, abs=1e-6)
-    assert loss.item() == pytest.approx(
-        F.binary_cross_entropy(similarity[used > 0], similar[used > 0]).item(), abs=1e-6
-    )
+            s, w = float(similarity[i, j]), float(weight[i, j])
+            entropy -= w * math.log(s if similar[i, j] else 1 - s)
+            error += w * (s - float(similar[i, j])) ** 2
+            total += w
+    assert 0 < (weight == 0).sum() < 49
+    loss = pair_cross_entropy(similarity, similar, weight)
+    assert loss.item() == pytest.approx(entropy / total, abs=1e-6)
+    loss = pair_squared_error(similarity, similar, weight)
+    assert loss.item() == pytest.approx(error / total, abs=1e-12)
+
+
+def test_without_pairs_there_is_no_loss():
+    similarity = torch.sigmoid(rows(5, 5)).requires_grad_()
+    zeros = torch.zeros(5, 5, dtype=torch.float64)
+    for loss in (pair_cross_entropy, pair_squared_error):
+        value = loss(similarity, zeros, zeros)
+        value.backward()
+        assert value.item() == 0
+        assert torch.equal(similarity.grad, zeros)
 
 
 def test_one_cluster_for_all_is_a_zero_of_the_pairwise_loss():
@@ -187,7 +198,7 @@ def test_one_cluster_for_all_is_a_zero_of_the_pairwise_loss():
     features = F.normalize(collapsed(K), dim=1)
     ones = torch.ones(12, 12, dtype=torch.float64)
     assert pair_cross_entropy(features @ features.T, ones, ones).item() < 1e-5
-    assert pair_cross_entropy(features @ features.T, ones, 0 * ones).item() == 0
+    assert pair_squared_error(features @ features.T, ones, ones).item() == 0
 
 
 def test_jensen_shannon_is_the_cross_entropy_of_telling_pairs_apart():
@@ -234,8 +245,9 @@ def test_gradients_are_right():
     groups = torch.tensor([0, 0, 1, 1])
     assert torch.autograd.gradcheck(lambda a, b: association(a, b, groups), (a, b))
     similarity = torch.sigmoid(rows(4, 4)).requires_grad_()
-    similar, used = (rows(4, 4, 1) > 0).double(), (rows(4, 4, 2) > -1).double()
-    assert torch.autograd.gradcheck(lambda s: pair_cross_entropy(s, similar, used), similarity)
+    similar, weight = (rows(4, 4, 1) > 0).double(), (rows(4, 4, 2) > -1).double()
+    for loss in (pair_cross_entropy, pair_squared_error):
+        assert torch.autograd.gradcheck(lambda s, f=loss: f(s, similar, weight), similarity)
     assert torch.autograd.gradcheck(jensen_shannon, (a, b))
 
 
@@ -260,6 +272,7 @@ def test_losses_stay_in_full_precision_under_autocast():
         lambda: partition_confidence(p, q),
         lambda: association(p, q, torch.arange(32))[0],
         lambda: pair_cross_entropy(p, q.round(), torch.ones(32, K)),
+        lambda: pair_squared_error(p, q.round(), torch.ones(32, K)),
         lambda: jensen_shannon(p, q),
     ]
     for call in calls:

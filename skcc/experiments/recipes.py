@@ -8,6 +8,10 @@ METHODS = {
     "twin": "TwinContrastClustering",
     "iic": "IIC",
     "pica": "PICA",
+    "adc": "ADC",
+    "dac": "DAC",
+    "ddc": "DDC",
+    "dccm": "DCCM",
 }
 
 
@@ -83,6 +87,36 @@ def _pica(n_clusters, image_size=32):
     }
 
 
+def _adc(n_clusters, image_size, max_epochs):
+    return {
+        "n_clusters": n_clusters,
+        "backbone": "conv4",
+        "augment": "natural-moco",
+        "image_size": image_size,
+        "repeats": 3,
+        "warm_up": 0.0,
+        "max_epochs": max_epochs,
+        "batch_size": 100,
+        "learning_rate": 2e-4,
+        "schedule": "constant",
+    }
+
+
+def _pairwise(n_clusters, image_size, **changes):
+    return {
+        "n_clusters": n_clusters,
+        "backbone": "resnet18-small" if image_size <= 32 else "resnet18",
+        "augment": "natural-moco",
+        "image_size": image_size,
+        "n_heads": 1,
+        "max_epochs": 1000,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        **changes,
+    }
+
+
 RECIPES: dict[tuple[str, str], dict] = {
     # Contrastive Clustering (AAAI 2021), section 4 and the authors' code: Adam without weight
     # decay; jitter strength 0.5 ("natural") or 1.0 ("-strong"); "-blur" for ImageNet-10 and
@@ -114,6 +148,31 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("pica", "stl10"): _pica(10, 96),
     ("pica", "imagenet10"): _pica(10, 96),
     ("pica", "imagenet-dogs"): _pica(15, 96),
+    # Associative Deep Clustering (GCPR 2018), by the authors' code: 200,000 steps, with a learning
+    # rate that falls every 5,000.
+    ("adc", "cifar10"): _adc(10, 32, 333),
+    ("adc", "cifar100"): _adc(20, 32, 333),
+    ("adc", "stl10"): _adc(10, 64, 1538),
+    # Deep Adaptive Clustering (ICCV 2017) and DCCM (ICCV 2019), by the authors' code: batches of 32
+    # and passes over the images. Their optimizer is RMSprop. The settings of Deep Discriminative
+    # Clustering are not published; these are those of Deep Adaptive Clustering by the same authors.
+    ("dac", "cifar10"): _pairwise(
+        10, 32, pair_loss="cross-entropy", upper=0.99, lower=0.99, final=0.75
+    ),
+    ("dac", "stl10"): _pairwise(
+        10, 96, pair_loss="cross-entropy", upper=0.99, lower=0.99, final=0.5
+    ),
+    ("ddc", "cifar10"): _pairwise(10, 32),
+    ("ddc", "stl10"): _pairwise(10, 96),
+    ("dccm", "cifar10"): _pairwise(
+        10, 32, max_epochs=4000, learning_rate=1e-4, discriminator_width=512
+    ),
+    ("dccm", "cifar100"): _pairwise(
+        20, 32, max_epochs=4000, learning_rate=1e-4, discriminator_width=512
+    ),
+    ("dccm", "stl10"): _pairwise(
+        10, 96, max_epochs=4000, learning_rate=1e-4, discriminator_width=512
+    ),
 }
 
 
