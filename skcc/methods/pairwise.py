@@ -342,8 +342,8 @@ def _layers_in_order(setup):
         handle.remove()
     if not seen:
         raise ValueError(
-            f"DCCM needs a backbone with a convolution or a linear layer; {type(network).__name__} "
-            "has none. information_weight=0 does without."
+            "DCCM wants a backbone with a convolution or linear layer, whose output it compares with "
+            f"the clusters; got {type(network).__name__}, which calls none"
         )
     return seen
 
@@ -497,8 +497,8 @@ class DAC(BasePairwiseClusterer):
     -----
     One cluster for all images is a zero of the loss: then all pairs are similar. What prevents it
     is the batch normalisation before the softmax, by which no cluster can have the same logit for
-    all images. The authors normalise by batch statistics in prediction, too; here they are tracked, so
-    that `predict` does not depend on the batch. `fit` warns if clusters are empty nevertheless.
+    all images. The authors normalise by batch statistics in prediction, too; here they are tracked,
+    so that `predict` does not depend on the batch. `fit` warns if clusters are empty nevertheless.
 
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
@@ -576,7 +576,7 @@ class DDC(BasePairwiseClusterer):
     into `n_clusters` parts of equal size, found by Sinkhorn's algorithm on the assignments of
     plain views [2]_. So they are reflexive, symmetric and transitive, and one cluster for all
     images is no solution. The local constraint: the sum of the unit vector of the assignments,
-    which is 1 for one-hot ones, and more for others. The loss of a pair is the cross-entropy of `DAC`.
+    which is 1 for one-hot ones, and more for others. The loss of a pair is the cross-entropy.
 
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
