@@ -18,7 +18,7 @@ from skcc.methods.pairwise import (
 )
 from skcc.objective import Epoch, Setup
 
-OPTIONS = {"n_clusters": 3, "n_overclusters": 7, "n_epochs": 9, "n_heads": 2, "warm_up": 0.5}
+OPTIONS = {"n_clusters": 3, "n_subclusters": 7, "n_epochs": 9, "n_heads": 2, "warm_up": 0.5}
 OWN = {
     AdaptiveObjective: {"upper": 0.95, "lower": 0.455, "final": 0.5, "pair_loss": "squared"},
     DiscriminativeObjective: {"local_weight": 0.3},
@@ -76,6 +76,13 @@ def test_thresholds_close_over_the_training(ends, middle):
                         assert similar[head, i, j] == (c >= upper)
                         assert used[head, i, j] == (c >= upper or c < lower)
     assert used.all()  # at the end none is in doubt
+    fine = assignments(k=7)
+    assert torch.equal(
+        objective.judge(fine)[0],
+        make(
+            AdaptiveObjective, 0, **dict(zip(("upper", "lower", "final"), ends, strict=True))
+        ).judge(fine)[0],
+    )  # those of the auxiliary heads stay
 
 
 def test_relations_are_those_of_a_partition_into_equal_parts():
@@ -136,6 +143,17 @@ def test_clusters_begin_after_the_warm_up_and_leave_the_backbone_alone(cls):
 
 
 @every_objective
+def test_without_auxiliary_heads_the_clusters_train_the_backbone(cls):
+    objective = make(cls, 0, n_subclusters=None)
+    terms = objective(views(), torch.arange(12))
+    assert "subclusters" not in terms
+    for name in terms.keys() & {"pairs", "local", "label"}:
+        objective.zero_grad()
+        terms[name].backward(retain_graph=True)
+        assert objective.backbone[0].weight.grad.abs().max() > 0, name
+
+
+@every_objective
 def test_similar_and_other_pairs_count_equally(cls):
     """Written out for one head of each group, from the assignments of the three views."""
     objective = make(cls)
@@ -143,7 +161,7 @@ def test_similar_and_other_pairs_count_equally(cls):
         objective(views(), torch.arange(12))  # so that batch statistics are not their initial ones
         objective.eval().double()  # cosines near 1 lose digits otherwise
         features = [objective.backbone(view.double()) for view in views()]
-        for heads in (objective.cluster_heads, objective.overcluster_heads):
+        for heads in (objective.cluster_heads, objective.subcluster_heads):
             p, q, target = (heads(h).transpose(0, 1) for h in features)
             similar, used = objective.judge(target)
             squared = isinstance(objective, AdaptiveObjective)
@@ -200,8 +218,8 @@ def test_information_is_between_the_middle_layer_and_the_assignments():
     assert objective.shallow.channels == 8
     objective.train()
     with torch.no_grad():
-        p = objective.overcluster_heads(objective.backbone(batch[0])).flatten(1)
-        target = objective.overcluster_heads(objective.backbone(batch[2])).transpose(0, 1)
+        p = objective.subcluster_heads(objective.backbone(batch[0])).flatten(1)
+        target = objective.subcluster_heads(objective.backbone(batch[2])).transpose(0, 1)
         unit = F.normalize(target, dim=-1)
         partner, stranger = partners((unit @ unit.mT).mean(dim=0), 0.9)
         scores = [objective.discriminator(maps[i], p) for i in (partner, stranger)]
@@ -275,7 +293,7 @@ def test_a_network_without_layers_is_named(shapes):
 
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
-    [(DAC, "upper", 1.5), (DAC, "pair_loss", "hinge"), (DAC, "n_overclusters", 0),
+    [(DAC, "upper", 1.5), (DAC, "pair_loss", "hinge"), (DAC, "n_subclusters", 0),
      (DDC, "local_weight", -1), (DDC, "warm_up", 2), (DCCM, "confidence", 2),
      (DCCM, "discriminator_width", 0)],
 )  # fmt: skip

@@ -5,6 +5,7 @@ import argparse
 from skcc import datasets, distributed
 from skcc.cli.options import add_settings_option
 from skcc.experiments import records, study, sweeps
+from skcc.experiments.classical import CLASSICAL
 from skcc.experiments.recipes import METHODS, make_estimator, recipe
 from skcc.experiments.runs import run
 
@@ -61,7 +62,7 @@ def _add_run(commands):
         epilog=RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("method", help="contrastive, twin, kmeans, spectral, agglomerative or nmf")
+    parser.add_argument("method", help=", ".join([*METHODS, *CLASSICAL]))
     parser.add_argument("dataset", help=_DATASETS)
     parser.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     _add_data_options(parser)
@@ -84,7 +85,7 @@ def _add_reproduce(commands):
             parser.add_argument("--methods", type=_names, default=["contrastive"],
                                 help="separated by commas (default: contrastive)")  # fmt: skip
         elif name not in _SWEEPS:
-            parser.add_argument("--method", default="contrastive", help="contrastive or twin")
+            parser.add_argument("--method", default="contrastive", help=", ".join(METHODS))
         if name in _SWEEPS:
             parser.add_argument("--seeds", type=_positive, default=1,
                                 help="how many: 0, 1, ... (default: 1)")  # fmt: skip

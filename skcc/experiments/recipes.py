@@ -109,6 +109,7 @@ def _pairwise(n_clusters, image_size, **changes):
         "augment": "natural-moco",
         "image_size": image_size,
         "n_heads": 1,
+        "n_subclusters": None,
         "max_epochs": 1000,
         "batch_size": 32,
         "learning_rate": 1e-3,

@@ -194,8 +194,8 @@ class ADC(BaseDeepClusterer):
         Weight of the sum of the absolute values of embeddings.
 
     warm_up : float, default=0.5
-        Share of the epochs in which features are learned alone, before the clusters are. 0 in
-        the paper.
+        Share of the epochs in which features are learned alone, before the clusters are. There is
+        none in the paper.
 
     view_decay : float, default=0.2
         What the weights of the augmented views are multiplied with, once the centroids have begun.

@@ -128,7 +128,7 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     n_heads : int, default=5
         Cluster heads that are trained side by side on the one backbone; the one of least loss
         is used. A head that starts badly may merge two clusters and split a third for good;
-        several rarely all do. The paper has one.
+        several rarely all do.
 
     instance_temperature : float, default=0.5
         Temperature of the contrast between instances. Smaller is sharper.
@@ -216,9 +216,9 @@ class ContrastiveClustering(BaseContrastiveClusterer):
 
     Notes
     -----
-    The objective is that of the paper. The default network, sizes, epochs and optimizer are
-    chosen for small images and a CPU; `skcc.experiments.recipes.RECIPES` holds the paper's own
-    settings.
+    The objective is that of the paper, which has one cluster head. The default network, sizes,
+    epochs and optimizer are chosen for small images and a CPU;
+    `skcc.experiments.recipes.RECIPES` holds the paper's own settings.
 
     References
     ----------

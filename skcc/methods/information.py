@@ -176,8 +176,8 @@ class BaseOverclusteringClusterer(BaseDeepClusterer):
         Augmented views of each image in a step, which are compared with the plain one.
 
     warm_up : float, default=0.5
-        Share of the epochs in which features are learned alone, before the clusters are. 0 in
-        the paper.
+        Share of the epochs in which features are learned alone, before the clusters are. There is
+        none in the paper.
 
     alternate : tuple of (int, int) or None, default=None
         ``(a, b)`` trains the auxiliary heads for `a` epochs, then the others for `b`, and so on, as

@@ -46,15 +46,19 @@ class PairwiseObjective(Objective):
     """Pairs that are judged on the plain view, and learned on two augmented ones.
 
     Auxiliary heads of more clusters train the backbone by their pairs. The heads of the clusters
-    begin later and leave the backbone alone: they would make it confirm their mistakes.
+    begin later and leave the backbone alone: they would make it confirm their mistakes. Without
+    auxiliary heads, they train the backbone from the first epoch on.
 
     Parameters
     ----------
     setup : Setup
         Backbone and its width.
 
-    n_clusters, n_overclusters : int
-        Widths of the assignments of the heads of the clusters, and of the auxiliary heads.
+    n_clusters : int
+        Width of the assignments.
+
+    n_subclusters : int or None
+        Width of the assignments of the auxiliary heads; None for none.
 
     n_epochs : int
         Epochs of training.
@@ -72,41 +76,53 @@ class PairwiseObjective(Objective):
     n_views, n_augmented = 3, 2
 
     def __init__(
-        self, setup: Setup, n_clusters: int, n_overclusters: int, *, n_epochs: int, n_heads: int,
-        warm_up: float, pair_loss: str = "cross-entropy",
+        self, setup: Setup, n_clusters: int, n_subclusters: int | None, *, n_epochs: int,
+        n_heads: int, warm_up: float, pair_loss: str = "cross-entropy",
     ):  # fmt: skip
         super().__init__()
         width = self.n_embedding = setup.n_features
+        self.n_clusters = n_clusters
         self.n_epochs, self.pair_loss = n_epochs, PAIR_LOSSES[pair_loss]
-        self.first_epoch = min(int(warm_up * n_epochs), n_epochs - 1)  # of the clusters
+        self.first_epoch = 0  # of the clusters
         self.backbone = setup.backbone
         self.cluster_heads = ClusterHeads(LabelHead(width, n_clusters) for _ in range(n_heads))
-        self.overcluster_heads = ClusterHeads(
-            LabelHead(width, n_overclusters) for _ in range(n_heads)
-        )
+        self.subcluster_heads = None
+        if n_subclusters is not None:
+            self.first_epoch = min(int(warm_up * n_epochs), n_epochs - 1)
+            self.subcluster_heads = ClusterHeads(
+                LabelHead(width, n_subclusters) for _ in range(n_heads)
+            )
         self.register_buffer("begun", torch.zeros(()))  # 1 if the clusters learn in this epoch
 
     def before_epoch(self, epoch):
         self.begun.fill_(float(epoch.number >= self.first_epoch))
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        *features, plain = [self.backbone(view) for view in views[:2]] + [self._judge(views[2])]
-        p, q = (self.cluster_heads(h.detach()) for h in features)
-        fine_p, fine_q = map(self.overcluster_heads, features)
-        rows = gather(p, q, fine_p, fine_q, *plain)
-        p, q, fine_p, fine_q, target, fine_target = (x.transpose(0, 1) for x in rows)
+        augmented = [self.backbone(view) for view in views[:2]]
+        with torch.no_grad():
+            plain = self.backbone(views[2])
+        features, terms = [*augmented, plain], {}
+        if self.subcluster_heads is not None:
+            p, q, target = self._assignments(self.subcluster_heads, features)
+            terms["subclusters"] = self.pairs(p, q, target).mean()
+            terms |= self.feature_terms(p, target)
+            features = [h.detach() for h in features]
+        p, q, target = self._assignments(self.cluster_heads, features)
         losses = self.pairs(p, q, target)
         self.cluster_heads.update(losses + negative_entropy(target))
-        terms = {"pairs": losses.mean()} | self.label_terms(p, q, target)
-        terms = {name: self.begun * term for name, term in terms.items()}
-        terms["overcluster"] = self.pairs(fine_p, fine_q, fine_target).mean()
-        return terms | self.feature_terms(fine_p, fine_target)
+        of_clusters = {"pairs": losses.mean()} | self.label_terms(p, q, target)
+        if self.subcluster_heads is None:
+            terms |= self.feature_terms(p, target)
+        return terms | {name: self.begun * term for name, term in of_clusters.items()}
 
-    @torch.no_grad()
-    def _judge(self, view):
-        """Assignments of the plain view, from which pairs are judged."""
-        h = self.backbone(view)
-        return self.cluster_heads(h), self.overcluster_heads(h)
+    @staticmethod
+    def _assignments(heads, features):
+        """Assignments of the two augmented views and, without gradient, the plain one."""
+        *augmented, plain = features
+        with torch.no_grad():
+            target = heads(plain)
+        rows = gather(*map(heads, augmented), target)
+        return [p.transpose(0, 1) for p in rows]  # heads first
 
     def pairs(self, p: Tensor, q: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of the pairs of each head; similar and other pairs count equally.
@@ -148,11 +164,39 @@ class PairwiseObjective(Objective):
         raise NotImplementedError
 
     def label_terms(self, p: Tensor, q: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Further terms of the heads of the clusters; of the arguments of `pairs`."""
+        """Compute further terms of the heads of the clusters.
+
+        Parameters
+        ----------
+        p, q : Tensor of shape (n_heads, n, k)
+            Assignments of the augmented views.
+
+        target : Tensor of shape (n_heads, n, k)
+            Assignments of the plain view.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            Weighted.
+        """
         return {}
 
     def feature_terms(self, p: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Further terms of the backbone; of assignments by the auxiliary heads."""
+        """Compute further terms of the backbone.
+
+        Parameters
+        ----------
+        p : Tensor of shape (n_heads, n, k)
+            Assignments of the first augmented view, by the heads that train the backbone.
+
+        target : Tensor of shape (n_heads, n, k)
+            Assignments of the plain view.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            Weighted.
+        """
         return {}
 
     def assign(self, images: Tensor) -> Tensor:
@@ -162,7 +206,7 @@ class PairwiseObjective(Objective):
         return self.backbone(images)
 
     def release(self):
-        self.overcluster_heads = None
+        self.subcluster_heads = None
 
 
 def cosines(p: Tensor, q: Tensor) -> Tensor:
@@ -172,6 +216,8 @@ def cosines(p: Tensor, q: Tensor) -> Tensor:
 
 class AdaptiveObjective(PairwiseObjective):
     """Pairs by two thresholds on the cosine, which close over the training.
+
+    The auxiliary heads keep the first thresholds, since their clusters are finer.
 
     Parameters
     ----------
@@ -197,7 +243,8 @@ class AdaptiveObjective(PairwiseObjective):
         self.thresholds.copy_(start + progress * (final - start))
 
     def judge(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        upper, lower = self.thresholds
+        is_fine = target.shape[-1] != self.n_clusters
+        upper, lower = self.ends[0] if is_fine else self.thresholds
         cosine = cosines(target, target)
         similar = (cosine >= upper).to(cosine.dtype)
         return similar, similar + (cosine < torch.minimum(upper, lower)).to(cosine.dtype)
@@ -262,7 +309,7 @@ class CorrelationObjective(PairwiseObjective):
         self.threshold, self.confidence = threshold, confidence
         self.label_weight, self.information_weight = label_weight, information_weight
         self.shallow = ShallowMap(setup)
-        n_labels = options["n_heads"] * options["n_overclusters"]
+        n_labels = options["n_heads"] * (options["n_subclusters"] or options["n_clusters"])
         self.discriminator = Discriminator(self.shallow.channels, n_labels, discriminator_width)
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
@@ -342,8 +389,8 @@ def _layers_in_order(setup):
         handle.remove()
     if not seen:
         raise ValueError(
-            "DCCM wants a backbone with a convolution or linear layer, whose output it compares with "
-            f"the clusters; got {type(network).__name__}, which calls none"
+            "DCCM wants a backbone with a convolution or linear layer, which it compares with the "
+            f"clusters; got {type(network).__name__}, which calls none"
         )
     return seen
 
@@ -429,30 +476,31 @@ class BasePairwiseClusterer(BaseDeepClusterer):
         is used. A head that starts badly may merge two clusters and split a third for good;
         several rarely all do.
 
-    n_overclusters : int or "auto", default="auto"
-        Clusters of the auxiliary heads; "auto" is five times `n_clusters`. They are of no use for
-        the result, but the network learns more from them.
+    n_subclusters : int, "auto" or None, default="auto"
+        Clusters of the auxiliary heads, which train the network; "auto" is five times `n_clusters`.
+        None leaves them out: the heads of the clusters train the network from the first epoch on,
+        as in the papers.
 
     warm_up : float, default=0.5
-        Share of the epochs in which features are learned alone, before the clusters are. 0 in
-        the paper.
+        Share of the epochs in which features are learned alone, before the clusters are. There is
+        none in the paper.
     """
 
     n_heads: int = 5
-    n_overclusters: int | str = "auto"
+    n_subclusters: int | str | None = "auto"
     warm_up: float = 0.5
 
     def _check_parameters(self):
         super()._check_parameters()
-        check_integer("n_overclusters", self.n_overclusters, 1, also=["auto"])
+        check_integer("n_subclusters", self.n_subclusters, 1, also=["auto", None])
         check_integer("n_heads", self.n_heads, 1)
         check_real("warm_up", self.warm_up, 0, 1)
 
     def _options(self):
         """Arguments of `PairwiseObjective`."""
-        automatic = self.n_overclusters == "auto"
+        automatic = self.n_subclusters == "auto"
         return self._parameters_for(PairwiseObjective) | {
-            "n_overclusters": 5 * self.n_clusters if automatic else self.n_overclusters,
+            "n_subclusters": 5 * self.n_clusters if automatic else self.n_subclusters,
             "n_epochs": self.settings_["max_epochs"],
         }
 
@@ -485,7 +533,7 @@ class DAC(BasePairwiseClusterer):
     ----------
     history_ : list of dict
         Mean loss terms of each epoch: "pairs" of the clusters, 0 until they begin, and
-        "overcluster", the pairs of the auxiliary heads.
+        "subclusters", the pairs of the auxiliary heads.
 
     See Also
     --------
@@ -554,7 +602,7 @@ class DDC(BasePairwiseClusterer):
     ----------
     history_ : list of dict
         Mean loss terms of each epoch: "pairs" and "local" of the clusters, 0 until they begin, and
-        "overcluster", the pairs of the auxiliary heads.
+        "subclusters", the pairs of the auxiliary heads.
 
     See Also
     --------
@@ -644,7 +692,7 @@ class DCCM(BasePairwiseClusterer):
     ----------
     history_ : list of dict
         Mean loss terms of each epoch, weighted: "pairs" and "label" of the clusters, 0 until they
-        begin; "overcluster", the pairs of the auxiliary heads; and "information", which is twice
+        begin; "subclusters", the pairs of the auxiliary heads; and "information", which is twice
         log 2 times its weight if nothing is known.
 
     See Also
