@@ -69,7 +69,7 @@ class PairwiseObjective(Objective):
     warm_up : float
         See `DAC`.
 
-    pair_loss : str
+    pair_loss : str, default="cross-entropy"
         A key of `PAIR_LOSSES`.
     """
 
@@ -104,7 +104,7 @@ class PairwiseObjective(Objective):
         features, terms = [*augmented, plain], {}
         if self.subcluster_heads is not None:
             p, q, target = self._assignments(self.subcluster_heads, features)
-            terms["subclusters"] = self.pairs(p, q, target).mean()
+            terms["subclusters"] = self.pairs(p, q, target, even=True).mean()
             terms |= self.feature_terms(p, target)
             features = [h.detach() for h in features]
         p, q, target = self._assignments(self.cluster_heads, features)
@@ -124,8 +124,8 @@ class PairwiseObjective(Objective):
         rows = gather(*map(heads, augmented), target)
         return [p.transpose(0, 1) for p in rows]  # heads first
 
-    def pairs(self, p: Tensor, q: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of the pairs of each head; similar and other pairs count equally.
+    def pairs(self, p: Tensor, q: Tensor, target: Tensor, *, even: bool = False) -> Tensor:
+        """Compute the loss of the pairs of each head.
 
         Parameters
         ----------
@@ -135,14 +135,18 @@ class PairwiseObjective(Objective):
         target : Tensor of shape (n_heads, n, k)
             Assignments of the plain view.
 
+        even : bool, default=False
+            Whether similar pairs have the same total weight as the others, which are many more.
+
         Returns
         -------
         losses : Tensor of shape (n_heads,)
             Mean over the pairs of an image in the first view and one in the second.
         """
-        similar, used = self.judge(target)
-        kinds = used * similar, used * (1 - similar)
-        weight = sum(kind / kind.sum(dim=(-2, -1), keepdim=True).clamp_min(1) for kind in kinds)
+        similar, weight = self.judge(target)
+        if even:
+            kinds = weight * similar, weight * (1 - similar)
+            weight = sum(kind / kind.sum(dim=(-2, -1), keepdim=True).clamp_min(1) for kind in kinds)
         return self.pair_loss(cosines(p, q), similar, weight)
 
     def judge(self, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -514,14 +518,14 @@ class DAC(BasePairwiseClusterer):
 
     Parameters
     ----------
-    pair_loss : {"squared", "cross-entropy"}, default="squared"
+    pair_loss : {"cross-entropy", "squared"}, default="cross-entropy"
         Loss of a pair. The authors' code has the squared error for MNIST, and the cross-entropy
         of the paper for photos.
 
-    upper : float, default=0.9
+    upper : float, default=0.95
         Cosine above which a pair is similar, at the beginning.
 
-    lower : float, default=0.9
+    lower : float, default=0.455
         Cosine below which a pair is dissimilar, at the beginning. Where it is `upper`, all pairs
         are used, as in the authors' code.
 
@@ -551,7 +555,7 @@ class DAC(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs. In 500 steps, clusters that trained
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
     the network themselves made it confirm their mistakes: accuracy on digits fell during training
     (docs/log.md).
 
@@ -570,9 +574,9 @@ class DAC(BasePairwiseClusterer):
     (60,)
     """
 
-    pair_loss: str = "squared"
-    upper: float = 0.9
-    lower: float = 0.9
+    pair_loss: str = "cross-entropy"
+    upper: float = 0.95
+    lower: float = 0.455
     final: float = 0.5
 
     def _check_parameters(self):
@@ -629,7 +633,7 @@ class DDC(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs. In 500 steps, clusters that trained
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
     the network themselves made it confirm their mistakes: accuracy on digits fell during training
     (docs/log.md).
 
@@ -711,7 +715,7 @@ class DCCM(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs. In 500 steps, clusters that trained
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
     the network themselves made it confirm their mistakes: accuracy on digits fell during training
     (docs/log.md).
 
