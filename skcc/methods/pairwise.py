@@ -555,9 +555,9 @@ class DAC(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
-    the network themselves made it confirm their mistakes: accuracy on digits fell during training
-    (docs/log.md).
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps,
+    clusters that trained the network themselves made it confirm their mistakes: accuracy on digits
+    fell during training (docs/log.md).
 
     References
     ----------
@@ -633,9 +633,9 @@ class DDC(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
-    the network themselves made it confirm their mistakes: accuracy on digits fell during training
-    (docs/log.md).
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps,
+    clusters that trained the network themselves made it confirm their mistakes: accuracy on digits
+    fell during training (docs/log.md).
 
     References
     ----------
@@ -715,9 +715,9 @@ class DCCM(BasePairwiseClusterer):
     The network of the papers ends in the label features. Here a second group of heads with more
     clusters learns by the same pairs and trains the network; the heads of the clusters begin later,
     on features that they do not change. That is ours, as are two augmented views in place of one,
-    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps, clusters that trained
-    the network themselves made it confirm their mistakes: accuracy on digits fell during training
-    (docs/log.md).
+    several heads, and the equal weight of both kinds of pairs of the auxiliary heads. In 500 steps,
+    clusters that trained the network themselves made it confirm their mistakes: accuracy on digits
+    fell during training (docs/log.md).
 
     Users of the authors' code could not reach the published figures: .46 in place of .62 on
     CIFAR-10.
