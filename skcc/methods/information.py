@@ -225,7 +225,7 @@ class IIC(BaseOverclusteringClusterer):
 
     Parameters
     ----------
-    marginal_weight : float, default=2.0
+    marginal_weight : float, default=1.5
         Weight of the entropy of the clusters in the mutual information. Larger values favour
         clusters of equal size. The paper has 1, with which clusters are merged early and stay so
         unless training is long.
@@ -269,7 +269,7 @@ class IIC(BaseOverclusteringClusterer):
     (60,)
     """
 
-    marginal_weight: float = 2.0
+    marginal_weight: float = 1.5
 
     _collapse_remedies = (
         "More epochs", "a larger marginal_weight", "stronger augmentation", "fewer clusters",
