@@ -238,6 +238,7 @@ class DCGANClustering(BaseDeepClusterer):
     n_components: int = 50
     label_smoothing: float = 0.1
 
+    _auto_epochs = 0.5
     _auto_learning_rate = LEARNING_RATE
     _collapse_remedies = ("More epochs", "more components", "fewer clusters")
 

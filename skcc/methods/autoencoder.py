@@ -16,6 +16,7 @@ from skcc.distributed import gather
 from skcc.objective import Objective, Phase, Setup
 from skcc.validation import check_choice, check_integer, check_real
 
+NEGLIGIBLE = 1e-6  # variances below this share of the largest are rounding
 SMALLEST_VARIANCE = (1 / 255) ** 2 / 12  # of rounding to 8 bits, per pixel
 
 
@@ -82,6 +83,60 @@ def gaussian_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * terms.sum(dim=1)
 
 
+class Whitening(nn.Module):
+    """The principal components of a set, each of mean 0 and variance 1.
+
+    Any invertible affine map of the code can be undone by the first layer of the decoder, so the
+    loss does not say at what scale a direction is learned, and k-means depends on it.
+
+    Parameters
+    ----------
+    width : int
+        Number of coordinates.
+
+    n_components : int
+        How many are kept, of largest variance; at most `width`.
+    """
+
+    def __init__(self, width: int, n_components: int):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("matrix", torch.eye(width, n_components))
+
+    def fit(self, rows: Tensor) -> None:
+        """Compute the map from a set.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, width)
+            The set. Components in which it does not vary are mapped to 0.
+        """
+        rows = rows.double()
+        center = rows.mean(dim=0)
+        centred = rows - center
+        variances, directions = torch.linalg.eigh(centred.T @ centred / len(rows))
+        varies = variances > NEGLIGIBLE * variances[-1].clamp_min(NEGLIGIBLE)
+        scales = torch.where(varies, variances, torch.ones_like(variances)).rsqrt() * varies
+        self.center.copy_(center)
+        self.matrix.copy_((directions * scales).flip(1)[:, : self.matrix.shape[1]])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map rows.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, width)
+            Of the set, or others.
+
+        Returns
+        -------
+        whitened : Tensor of shape (n, n_components)
+            In the type of the map, or in float64.
+        """
+        rows = rows if rows.dtype == torch.float64 else rows.to(self.center.dtype)
+        return (rows - self.center) @ self.matrix
+
+
 class AutoencoderObjective(Objective):
     """An encoder to a narrow code, and a decoder that reconstructs the sample from it.
 
@@ -92,6 +147,9 @@ class AutoencoderObjective(Objective):
 
     code_dim : int
         See `AutoencoderClustering`.
+
+    n_clusters : int
+        So many principal components of the code are the features, at most.
 
     corruption : str, default="masking"
         See `DenoisingAutoencoderClustering`.
@@ -107,28 +165,45 @@ class AutoencoderObjective(Objective):
         setup: Setup,
         *,
         code_dim: int,
+        n_clusters: int,
         corruption: str = "masking",
         corruption_level: float = 0.0,
     ):
         super().__init__()
-        self.n_embedding = code_dim
+        self.n_embedding = min(code_dim, n_clusters)
         self.backbone = setup.backbone
-        # Reconstruction leaves the scale of the code free, and k-means depends on it.
-        self.code = nn.Sequential(
-            nn.Linear(setup.n_features, code_dim), nn.BatchNorm1d(code_dim, affine=False)
-        )
+        self.code = nn.Linear(setup.n_features, code_dim)
+        self.whitening = Whitening(code_dim, self.n_embedding)
         self.decoder = decoder(code_dim, setup.view_shape)
         self.corruption, self.corruption_level = corruption, corruption_level
         self.draws = corruption_level > 0
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         (x,) = views
-        code = self.embed(corrupt(x, self.corruption, self.corruption_level))
+        code = self.encode(corrupt(x, self.corruption, self.corruption_level))
         (error,) = gather(squared_error(self.decoder(code), x))
         return {"reconstruction": error.mean()}
 
-    def embed(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """Code from which the decoder reconstructs.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, c, h, w) or (n, d)
+            Views.
+
+        Returns
+        -------
+        code : Tensor of shape (n, code_dim)
+            Not whitened.
+        """
         return self.code(self.backbone(images))
+
+    def after_training(self, epoch):
+        self.whitening.fit(epoch.sweep(self.encode))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.whitening(self.encode(images))
 
     def release(self):
         self.decoder = None
@@ -212,12 +287,13 @@ class BaseReconstructionClusterer(BaseDeepClusterer):
 
     Parameters
     ----------
-    code_dim : int, default=10
-        Width of the code, from which samples are reconstructed and in which they are clustered.
+    code_dim : int, default=20
+        Width of the code from which samples are reconstructed.
     """
 
-    code_dim: int = 10
+    code_dim: int = 20
 
+    _auto_epochs = 0.5
     _collapse_remedies = ("More epochs", "another code_dim", "fewer clusters")
 
     def _check_parameters(self):
@@ -247,9 +323,10 @@ class AutoencoderClustering(BaseReconstructionClusterer):
     Notes
     -----
     The row AE of the table of Contrastive Clustering. The network behind its figures is not
-    documented; here the encoder is the backbone and a linear layer to the code, which is
-    standardised, since the loss leaves its scale free and k-means depends on it. No augmentation is
-    used.
+    documented; here the encoder is the backbone and a linear layer to the code. Clustered are the
+    principal components of the code, as many as there are clusters, each at variance 1: the decoder
+    can undo any invertible affine map of the code, so the loss leaves open at what scale a
+    direction is learned, and k-means depends on it. No augmentation is used.
 
     On small gray images expect about the accuracy of k-means of the pixels, and several points of
     difference between seeds: nothing in the loss asks for clusters.
@@ -265,7 +342,7 @@ class AutoencoderClustering(BaseReconstructionClusterer):
     """
 
     def _phases(self, setup):
-        yield Phase(AutoencoderObjective(setup, code_dim=self.code_dim))
+        yield Phase(AutoencoderObjective(setup, **self._parameters_for(AutoencoderObjective)))
 
 
 class DenoisingAutoencoderClustering(BaseReconstructionClusterer):
@@ -277,12 +354,12 @@ class DenoisingAutoencoderClustering(BaseReconstructionClusterer):
 
     Parameters
     ----------
-    corruption : {"masking", "gaussian"}, default="masking"
-        Whether pixels, or features of vectors, are set to 0, or Gaussian noise is added.
+    corruption : {"gaussian", "masking"}, default="gaussian"
+        Whether Gaussian noise is added, or pixels, or features of vectors, are set to 0.
 
     corruption_level : float, default=0.3
-        Probability of being masked; or standard deviation of the noise, where pixels are from 0
-        to 1 and features of vectors have a standard deviation of 1.
+        Standard deviation of the noise, where pixels are from 0 to 1 and features of vectors
+        have a standard deviation of 1; or probability of being masked.
 
     Attributes
     ----------
@@ -313,7 +390,7 @@ class DenoisingAutoencoderClustering(BaseReconstructionClusterer):
     (60,)
     """
 
-    corruption: str = "masking"
+    corruption: str = "gaussian"
     corruption_level: float = 0.3
 
     def _check_parameters(self):

@@ -283,7 +283,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
         Weight of the sum of the maps against half the squared error, where the input has a root
         mean square of 1. Larger values leave more of the maps at zero.
 
-    n_inference_steps : int, default=10
+    n_inference_steps : int, default=20
         Steps in which maps are inferred.
 
     pooled_cells : int, default=4
@@ -331,9 +331,10 @@ class DeconvolutionalClustering(BaseDeepClusterer):
     n_maps: tuple[int, ...] = (16, 32)
     filter_size: int = 5
     sparsity: float = 0.5
-    n_inference_steps: int = 10
+    n_inference_steps: int = 20
     pooled_cells: int = 4
 
+    _auto_epochs = 0.5
     _collapse_remedies = ("More epochs", "more maps", "fewer clusters")
 
     def _check_parameters(self):

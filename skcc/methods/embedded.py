@@ -89,6 +89,7 @@ class SelfTrainingObjective(Objective):
         super().__init__()
         self.n_embedding = autoencoder.n_embedding
         self.backbone, self.code = autoencoder.backbone, autoencoder.code
+        self.whitening = autoencoder.whitening
         self.decoder = autoencoder.decoder if reconstruction_weight else None
         self.reconstruction_weight = reconstruction_weight
         self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_embedding))
@@ -102,8 +103,9 @@ class SelfTrainingObjective(Objective):
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         (x,) = views
-        code = self.embed(x)
-        q, target = gather(student_assignments(code, self.centers), self.target[index])
+        code = self.code(self.backbone(x))
+        q = student_assignments(self.whitening(code), self.centers)
+        q, target = gather(q, self.target[index])
         terms = {"divergence": F.kl_div(q.log(), target.to(q.dtype), reduction="batchmean")}
         if self.reconstruction_weight:
             (error,) = gather(squared_error(self.decoder(code), x))
@@ -114,7 +116,7 @@ class SelfTrainingObjective(Objective):
         return student_assignments(self.embed(images), self.centers)
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.code(self.backbone(images))
+        return self.whitening(self.code(self.backbone(images)))
 
     def release(self):
         self.decoder = self.target = None
@@ -134,8 +136,9 @@ class DEC(BaseReconstructionClusterer):
         Epochs of the autoencoder, before those of self-training, which are `max_epochs`. "auto" is
         as many.
 
-    pretraining_corruption : float, default=0.2
-        Probability that a pixel is masked while the autoencoder is trained.
+    pretraining_corruption : float, default=0.3
+        Standard deviation of the noise from which the autoencoder reconstructs, as in
+        `DenoisingAutoencoderClustering`.
 
     reconstruction_weight : float, default=0.0
         Weight of the reconstruction error during self-training. Above 0 the decoder is kept, which
@@ -177,13 +180,13 @@ class DEC(BaseReconstructionClusterer):
     """
 
     pretraining_epochs: int | str = "auto"
-    pretraining_corruption: float = 0.2
+    pretraining_corruption: float = 0.3
     reconstruction_weight: float = 0.0
 
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("pretraining_epochs", self.pretraining_epochs, 1, also=["auto"])
-        check_real("pretraining_corruption", self.pretraining_corruption, 0, 1)
+        check_real("pretraining_corruption", self.pretraining_corruption, 0)
         check_real("reconstruction_weight", self.reconstruction_weight, 0)
 
     def _pretraining_epochs(self):
@@ -195,7 +198,11 @@ class DEC(BaseReconstructionClusterer):
 
     def _phases(self, setup):
         autoencoder = AutoencoderObjective(
-            setup, code_dim=self.code_dim, corruption_level=self.pretraining_corruption
+            setup,
+            code_dim=self.code_dim,
+            n_clusters=self.n_clusters,
+            corruption="gaussian",
+            corruption_level=self.pretraining_corruption,
         )
         yield Phase(autoencoder, "pretrain", epochs=self._pretraining_epochs())
         self_training = SelfTrainingObjective(
