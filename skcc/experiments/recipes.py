@@ -3,7 +3,16 @@
 import skcc
 from skcc.experiments.classical import CLASSICAL
 
-METHODS = {"contrastive": "ContrastiveClustering", "twin": "TwinContrastClustering"}
+METHODS = {
+    "contrastive": "ContrastiveClustering",
+    "twin": "TwinContrastClustering",
+    "autoencoder": "AutoencoderClustering",
+    "denoising": "DenoisingAutoencoderClustering",
+    "variational": "VariationalAutoencoderClustering",
+    "deconvolutional": "DeconvolutionalClustering",
+    "dcgan": "DCGANClustering",
+    "dec": "DEC",
+}
 
 
 def _contrastive(n_clusters, augment):
