@@ -12,11 +12,11 @@ from skcc.methods.deconvolutional import DeconvolutionalClustering
 from skcc.methods.embedded import DEC
 from skcc.methods.twin import TwinContrastClustering
 
-__all__ = [
-    "DEC",
+__all__ = [  # noqa: RUF022 # plain alphabetical order; ruff puts acronyms first
     "AutoencoderClustering",
     "ContrastiveClustering",
     "DCGANClustering",
+    "DEC",
     "DeconvolutionalClustering",
     "DenoisingAutoencoderClustering",
     "TwinContrastClustering",

@@ -1,6 +1,7 @@
 """Networks from codes to images or vectors: mirrors of the backbones."""
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -36,17 +37,9 @@ class ConvDecoder(nn.Module):
         widths = [min(4, 2**i) * width for i in range(len(sides))][::-1]
         self.first = (widths[0], *sides[0])
         self.code = _linear_norm(n_in, math.prod(self.first))
-        self.layers = nn.Sequential(
-            *(
-                _doubling(*pair, *around)
-                for pair, around in zip(
-                    zip(widths, widths[1:], strict=False),
-                    zip(sides, sides[1:], strict=False),
-                    strict=True,
-                )
-            ),
-            nn.Conv2d(widths[-1], channels, 3, padding=1),
-        )
+        steps = zip(pairwise(widths), pairwise(sides), strict=True)
+        doublings = [_doubling(*channels_of, *sides_of) for channels_of, sides_of in steps]
+        self.layers = nn.Sequential(*doublings, nn.Conv2d(widths[-1], channels, 3, padding=1))
 
     def forward(self, code: Tensor) -> Tensor:
         """Decode.
@@ -97,7 +90,7 @@ def decoder(n_in: int, shape: tuple[int, ...], width: int = 32) -> nn.Module:
     Returns
     -------
     network : nn.Module
-        From (n, n_in) to (n, \\*shape); the last layer is linear.
+        From (n, n_in) to a batch of this shape; the last layer is linear.
     """
     if len(shape) == 3:
         return ConvDecoder(n_in, shape, width)

@@ -8,7 +8,6 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
-from torch.nn import functional as F
 
 from skcc import DCGANClustering
 from skcc.augment import NoAugmentation, Views
@@ -191,8 +190,15 @@ def test_planted_prototypes_are_found():
     assert not [name for name in model.weights_ if name.startswith(("generator", "noise"))]
 
 
-@pytest.mark.parametrize("X", [np.full((12, 8, 6), 0.5), np.random.default_rng(0).random((4, 6, 5)),
-                               np.random.default_rng(0).random((6, 1, 2)), np.ones((9, 2))])  # fmt: skip
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.full((12, 8, 6), 0.5),
+        np.random.default_rng(0).random((4, 6, 5)),
+        np.random.default_rng(0).random((6, 1, 2)),
+        np.ones((9, 2)),
+    ],
+)
 def test_poor_data_gives_finite_results(X):
     model = DCGANClustering(2, max_epochs=2, random_state=0).fit(X)
     assert np.isfinite(model.predict_proba(X)).all()

@@ -17,7 +17,6 @@ from skcc import (
     DenoisingAutoencoderClustering,
     VariationalAutoencoderClustering,
 )
-from skcc.data import Store
 from skcc.decoders import decoder
 from skcc.methods.autoencoder import (
     AutoencoderObjective,
@@ -120,7 +119,9 @@ def test_the_error_of_two_images_by_hand():
 
 
 def test_the_clean_image_is_reconstructed_from_the_corrupted_one():
-    objective = AutoencoderObjective(setup(), n_clusters=3, code_dim=3, corruption="masking", corruption_level=0.4)
+    objective = AutoencoderObjective(
+        setup(), n_clusters=3, code_dim=3, corruption="masking", corruption_level=0.4
+    )
     assert objective.draws
     x, seen = images(), []
     objective.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(*inputs))
@@ -209,9 +210,7 @@ def test_the_bound_of_two_images_is_that_of_torchs_distributions(likelihood):
     else:
         log_p = Bernoulli(logits=output, validate_args=False).log_prob(x)
     torch.testing.assert_close(terms["reconstruction"], -log_p.sum() / 2)
-    torch.testing.assert_close(
-        terms["divergence"], gaussian_divergence(mean, log_variance).mean()
-    )
+    torch.testing.assert_close(terms["divergence"], gaussian_divergence(mean, log_variance).mean())
 
 
 def test_no_other_variance_gives_a_larger_likelihood():
@@ -410,7 +409,11 @@ def test_planted_prototypes_are_found(planted, cls, changes):
     [
         (AutoencoderClustering, {"code_dim": 0}, "code_dim must be an int"),
         (DenoisingAutoencoderClustering, {"corruption": "blur"}, "'masking'.*'gaussian'"),
-        (DenoisingAutoencoderClustering, {"corruption": "masking", "corruption_level": 1.5}, "corruption_level.*<= 1"),
+        (
+            DenoisingAutoencoderClustering,
+            {"corruption": "masking", "corruption_level": 1.5},
+            "corruption_level.*<= 1",
+        ),
         (VariationalAutoencoderClustering, {"likelihood": "poisson"}, "'gaussian'.*'bernoulli'"),
         (DEC, {"pretraining_epochs": 0}, "pretraining_epochs must be .*'auto'"),
         (DEC, {"reconstruction_weight": -1}, "reconstruction_weight must be a number >= 0"),
@@ -422,7 +425,7 @@ def test_invalid_parameters(planted, cls, changes, message):
 
 
 def test_bernoulli_is_not_for_vectors():
-    with pytest.raises(ValueError, match="likelihood='bernoulli' is for images.* 2 features"):
+    with pytest.raises(ValueError, match=r"likelihood='bernoulli' is for images.* 2 features"):
         VariationalAutoencoderClustering(2, likelihood="bernoulli").fit(np.eye(6)[:, :2])
 
 

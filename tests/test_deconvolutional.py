@@ -63,7 +63,7 @@ def test_correlation_is_that_of_scipy_and_the_adjoint():
 @pytest.mark.parametrize("shape", [(4, 1, 3, 3), (2, 3, 5, 4), (6, 2, 1, 1)])
 def test_the_gain_bounds_the_curvature_and_is_close_to_it(shape):
     filters = random(*shape)
-    k, c, h, w = shape
+    c = shape[1]
     basis = torch.eye(c * 12 * 12).double().reshape(-1, c, 12, 12)
     matrix = correlate(basis, filters).flatten(1)
     largest = torch.linalg.matrix_norm(matrix, 2).item() ** 2
