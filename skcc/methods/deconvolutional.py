@@ -1,8 +1,9 @@
 """Deconvolutional networks (Zeiler, Krishnan, Taylor, Fergus, CVPR 2010).
 
 The row DeCNN of the table of Contrastive Clustering: convolutional sparse coding, layer by layer.
-There is no encoder: the feature maps of an image are inferred by minimising their cost, and only the filters are learned. Inference is by FISTA
-(Beck, Teboulle, 2009), where the paper has a continuation method for the same kind of cost.
+There is no encoder: the feature maps of an image are inferred by minimising their cost, and only
+the filters are learned. Inference is by FISTA (Beck, Teboulle, 2009), where the paper has a
+continuation method for the same kind of cost.
 """
 
 import math
