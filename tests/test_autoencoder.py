@@ -341,6 +341,19 @@ def test_encoder_and_centers_are_trained_and_the_target_is_not():
     assert not objective.target.requires_grad
 
 
+def test_the_code_in_training_is_the_one_of_the_target():
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8))
+    autoencoder = AutoencoderObjective(Setup(backbone, 8, SHAPE, 6), code_dim=3, n_clusters=2)
+    objective = SelfTrainingObjective(autoencoder, 2, 6, reconstruction_weight=0.1)
+    objective.centers.data.copy_(torch.randn(2, 2))
+    objective.eval()
+    q = objective.assign(images())
+    objective.train()
+    assert objective.decoder.training
+    assert torch.equal(objective.assign(images()), q)
+
+
 def test_self_training_goes_on_from_its_own_epoch(planted, tmp_path):
     """The first phase is loaded; targets and centres of the second are those of the checkpoint."""
     settings = {"backbone": Small(), "max_epochs": 4, "pretraining_epochs": 2, "random_state": 0}

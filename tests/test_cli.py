@@ -62,7 +62,7 @@ def test_a_folder_with_and_without_classes(capsys, tmp_path, shapes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["magic", "digits"], "no method 'magic'; there are contrastive, twin"),
+        (["magic", "digits"], "no method 'magic'; there are autoencoder, contrastive, dcgan"),
         (["magic", "cifar10", "--recipe", "paper"], "no settings for magic on cifar10"),
         (["contrastive", "nothing"], "no data set 'nothing'; there are arrays, cifar10"),
         (["contrastive", "folder"], "needs --root"),

@@ -5,6 +5,7 @@ import argparse
 from skcc import datasets, distributed
 from skcc.cli.options import add_settings_option
 from skcc.experiments import records, study, sweeps
+from skcc.experiments.classical import CLASSICAL
 from skcc.experiments.recipes import METHODS, make_estimator, recipe
 from skcc.experiments.runs import run
 
@@ -19,6 +20,7 @@ RUN_EXAMPLES = """examples:
 REPRODUCE_EXAMPLES = """examples:
   skcc reproduce table --dataset cifar10 --root data/ --methods contrastive,twin,kmeans --seeds 3
   skcc reproduce table --dataset digits --methods kmeans,spectral,agglomerative,nmf
+  skcc reproduce table --dataset digits --methods autoencoder,dec,dcgan --seeds 5
   skcc reproduce augmentation --dataset digits --seeds 3     (both views, one, none)
   skcc reproduce heads --dataset digits --seeds 3            (both heads, instance, cluster)
   skcc reproduce backbones --dataset cifar10 --root data/    (ResNet-18, 34, 50)
@@ -61,7 +63,7 @@ def _add_run(commands):
         epilog=RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("method", help="contrastive, twin, kmeans, spectral, agglomerative or nmf")
+    parser.add_argument("method", help=", ".join([*METHODS, *CLASSICAL]))
     parser.add_argument("dataset", help=_DATASETS)
     parser.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     _add_data_options(parser)

@@ -95,6 +95,26 @@ class SelfTrainingObjective(Objective):
         self.centers = nn.Parameter(torch.zeros(n_clusters, self.n_embedding))
         self.register_buffer("target", torch.zeros(n_samples, n_clusters))
 
+    def train(self, mode: bool = True):
+        """Set the mode of all but the backbone, which stays in evaluation mode.
+
+        The target is computed in that mode. By the statistics of batches the code would be another
+        one, and the whitening would not fit it.
+
+        Parameters
+        ----------
+        mode : bool, default=True
+            Of the decoder.
+
+        Returns
+        -------
+        self : SelfTrainingObjective
+            Itself.
+        """
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def before_epoch(self, epoch):
         if epoch.number == 0:
             _, centers = epoch.k_means(self.embed, len(self.centers), n_init=N_INIT)
