@@ -136,7 +136,7 @@ def objective_of(n_layers=1, view_shape=(1, 6, 6)):
     for _ in range(n_layers):
         layers.append(DeconvolutionalLayer(channels, 4, (3, 3), sparsity=0.2, n_steps=15))
         channels = 4
-    return DeconvolutionalObjective(layers, view_shape, pooled_cells=2)
+    return DeconvolutionalObjective(layers, view_shape, grid_size=2)
 
 
 def test_the_loss_of_two_images_by_hand():

@@ -117,6 +117,7 @@ def test_documented_defaults_are_the_signatures(name):
             assert eval(stated[1], {"torch": torch}) == default, f"{parameter}: {kind}"
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # after two epochs
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
 def test_estimators_document_every_parameter_in_order_and_every_attribute(cls, shapes):
     parameters = [p for p in inspect.signature(cls).parameters]

@@ -125,7 +125,21 @@ class AdversarialObjective(Objective):
         self.noise.copy_(torch.randn(self.noise.shape, generator=epoch.generator))
 
     def discriminator(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        """Loss terms of the discriminator: real samples are real, generated ones are not."""
+        """Loss terms of the discriminator: real samples are real, generated ones are not.
+
+        Parameters
+        ----------
+        views : tuple of Tensor
+            As in `forward` of other objectives.
+
+        index : Tensor of shape (b,)
+            Indices of the samples; each has its noise.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            "real" and "fake", in nats.
+        """
         fake = self.generate(index).detach()
         real, fake = gather(self._logit(views[0]), self._logit(fake))
         target = torch.full_like(real, 1 - self.label_smoothing)
@@ -135,12 +149,37 @@ class AdversarialObjective(Objective):
         }
 
     def generator(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        """Loss term of the generator, which does not saturate: what it generates is real."""
+        """Loss term of the generator, which does not saturate: what it generates is real.
+
+        Parameters
+        ----------
+        views : tuple of Tensor
+            As in `forward` of other objectives.
+
+        index : Tensor of shape (b,)
+            Indices of the samples; each has its noise.
+
+        Returns
+        -------
+        terms : dict of str to Tensor of shape ()
+            "deceived", in nats.
+        """
         (fake,) = gather(self._logit(self.generate(index)))
         return {"deceived": F.softplus(-fake).mean()}
 
     def generate(self, index: Tensor) -> Tensor:
-        """Generate a sample from the noise of each index."""
+        """Generate a sample from the noise of each index.
+
+        Parameters
+        ----------
+        index : Tensor of shape (b,)
+            Indices of samples.
+
+        Returns
+        -------
+        x : Tensor of shape (b, c, h, w) or (b, d)
+            Images in [0, 1], or vectors.
+        """
         output = self.generator_network(self.noise[index])
         return output.sigmoid() if self.is_image else output
 

@@ -166,17 +166,17 @@ class DeconvolutionalObjective(Objective):
     view_shape : tuple of int
         Shape of a view; a vector is an image of one pixel.
 
-    pooled_cells : int
+    grid_size : int
         See `DeconvolutionalClustering`.
     """
 
     n_views = 0
 
     def __init__(
-        self, layers: list[DeconvolutionalLayer], view_shape: tuple[int, ...], *, pooled_cells: int
+        self, layers: list[DeconvolutionalLayer], view_shape: tuple[int, ...], *, grid_size: int
     ):
         super().__init__()
-        self.layers, self.pooled_cells = nn.ModuleList(layers), pooled_cells
+        self.layers, self.grid_size = nn.ModuleList(layers), grid_size
         for layer in layers[:-1]:
             layer.requires_grad_(False)
         with torch.no_grad():
@@ -207,7 +207,7 @@ class DeconvolutionalObjective(Objective):
         pooled = []
         for maps in self._maps(images, self.layers):
             # Layers count equally, whatever the size of their maps.
-            pooled.append(F.normalize(pool_to_grid(maps, self.pooled_cells)))
+            pooled.append(F.normalize(pool_to_grid(maps, self.grid_size)))
         return torch.cat(pooled, dim=1)
 
     def _top_input(self, images):
@@ -287,7 +287,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
     n_inference_steps : int, default=20
         Steps in which maps are inferred.
 
-    pooled_cells : int, default=4
+    grid_size : int, default=4
         Rows and columns of the grid in whose cells the maximum of a map is taken.
 
     Attributes
@@ -333,7 +333,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
     filter_size: int = 5
     sparsity: float = 0.5
     n_inference_steps: int = 20
-    pooled_cells: int = 4
+    grid_size: int = 4
 
     _auto_epochs = 0.5
     _collapse_remedies = ("More epochs", "more maps", "fewer clusters")
@@ -344,7 +344,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
             raise ValueError(f"n_maps must be a tuple of at least one int; got {self.n_maps!r}")
         for number in self.n_maps:
             check_integer("each entry of n_maps", number, 1)
-        for name in ("filter_size", "n_inference_steps", "pooled_cells"):
+        for name in ("filter_size", "n_inference_steps", "grid_size"):
             check_integer(name, getattr(self, name), 1)
         check_real("sparsity", self.sparsity, 0, closed=False)
         if self.backbone != "auto":
@@ -372,9 +372,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
                     n_steps=self.n_inference_steps,
                 )
             )
-            objective = DeconvolutionalObjective(
-                layers, setup.view_shape, pooled_cells=self.pooled_cells
-            )
+            objective = DeconvolutionalObjective(layers, setup.view_shape, grid_size=self.grid_size)
             yield Phase(objective, f"layer {number + 1}", epochs=epochs)
             channels, size = n_maps, UPPER_FILTER_SIZE
 
