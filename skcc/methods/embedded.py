@@ -4,6 +4,8 @@ The target distribution is that of the whole set, once per epoch. Implementation
 per batch are another, noisier method.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ from skcc.objective import Objective, Phase
 from skcc.validation import check_integer, check_real
 
 N_INIT = 20  # initialisations of k-means, as in the authors' code
-SELF_TRAINING_RATE = 0.1  # learning rate of self-training, relative to that of the autoencoder
+SELF_TRAINING_RATE = 0.3  # learning rate of self-training, relative to that of the autoencoder
 
 
 def student_assignments(code: Tensor, centers: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ class SelfTrainingObjective(Objective):
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         (x,) = views
         code = self.code(self.backbone(x))
-        q = student_assignments(self.whitening(code), self.centers)
+        q = student_assignments(self._directions(code), self.centers)
         q, target = gather(q, self.target[index])
         terms = {"divergence": F.kl_div(q.log(), target.to(q.dtype), reduction="batchmean")}
         if self.reconstruction_weight:
@@ -136,7 +138,11 @@ class SelfTrainingObjective(Objective):
         return student_assignments(self.embed(images), self.centers)
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.whitening(self.code(self.backbone(images)))
+        return self._directions(self.code(self.backbone(images)))
+
+    def _directions(self, code):
+        """Whitened code of a mean square of 1 per component, as the whole set has it."""
+        return math.sqrt(self.n_embedding) * F.normalize(self.whitening(code), dim=1)
 
     def release(self):
         self.decoder = self.target = None
