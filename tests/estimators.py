@@ -8,3 +8,6 @@ import skcc
 
 FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
 EVERY = [getattr(skcc, name) for name in skcc.__all__]
+
+# Parameters of tests that would take long with the defaults.
+QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

@@ -241,14 +241,14 @@ def test_planted_prototypes_are_found():
     rng = np.random.default_rng(0)
     prototypes, kinds = rng.random((3, 8, 8)) > 0.5, np.arange(60) % 3
     X = 0.2 + 0.6 * prototypes[kinds] + rng.uniform(-0.2, 0.2, (60, 8, 8))
-    model = DeconvolutionalClustering(3, n_maps=(6, 6), max_epochs=4, random_state=0).fit(X)
+    model = DeconvolutionalClustering(3, n_maps=(6, 6), n_inference_steps=8, max_epochs=4, random_state=0).fit(X)
     assert adjusted_rand_score(kinds, model.labels_) > 0.95
 
 
 @pytest.mark.parametrize("X", [np.full((12, 8, 6), 0.5), np.random.default_rng(0).random((4, 6, 5)),
                                np.ones((9, 2))])  # fmt: skip
 def test_poor_data_gives_finite_results(X):
-    model = DeconvolutionalClustering(2, max_epochs=2, random_state=0).fit(X)
+    model = DeconvolutionalClustering(2, n_maps=(4, 4), max_epochs=2, random_state=0).fit(X)
     assert np.isfinite(model.predict_proba(X)).all()
     assert np.isfinite(model.transform(X)).all()
     assert all(np.isfinite([*terms.values()]).all() for terms in model.history_)

@@ -18,7 +18,7 @@ from skcc.methods.pooling import pool_to_grid
 from skcc.objective import Objective, Phase
 from skcc.validation import check_integer, check_real
 
-GRID = 32  # frequencies per axis at which the gain of the filters is measured
+GRID = 4  # frequencies per pixel of a filter at which its gain is measured
 MARGIN = 1.05  # for the frequencies between them
 UPPER_FILTER_SIZE = 3  # pixels, of all layers above the first
 
@@ -74,8 +74,8 @@ def gain(filters: Tensor) -> Tensor:
     gain : Tensor of shape ()
         Largest squared singular value of the filters' spectra over all frequencies.
     """
-    side = max(GRID, *filters.shape[2:])
-    spectra = torch.fft.rfft2(filters.float(), s=(side, side)).permute(2, 3, 1, 0)
+    grid = [1 if size == 1 else GRID * size for size in filters.shape[2:]]
+    spectra = torch.fft.rfft2(filters.float(), s=grid).permute(2, 3, 1, 0)
     gram = spectra @ spectra.mH  # of the channels; there are fewer of them than maps, mostly
     largest = torch.linalg.eigvalsh(gram)[..., -1].max()
     return MARGIN * largest.clamp_min(torch.finfo(largest.dtype).tiny)
