@@ -335,7 +335,7 @@ class DeconvolutionalClustering(BaseDeepClusterer):
     n_inference_steps: int = 20
     grid_size: int = 4
 
-    _auto_epochs = 0.5
+    _auto_epochs = 0.25
     _collapse_remedies = ("More epochs", "more maps", "fewer clusters")
 
     def _check_parameters(self):
