@@ -241,7 +241,9 @@ def test_planted_prototypes_are_found():
     rng = np.random.default_rng(0)
     prototypes, kinds = rng.random((3, 8, 8)) > 0.5, np.arange(60) % 3
     X = 0.2 + 0.6 * prototypes[kinds] + rng.uniform(-0.2, 0.2, (60, 8, 8))
-    model = DeconvolutionalClustering(3, n_maps=(6, 6), n_inference_steps=8, max_epochs=4, random_state=0).fit(X)
+    model = DeconvolutionalClustering(
+        3, n_maps=(6, 6), n_inference_steps=8, max_epochs=4, random_state=0
+    ).fit(X)
     assert adjusted_rand_score(kinds, model.labels_) > 0.95
 
 
