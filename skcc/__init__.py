@@ -2,8 +2,16 @@
 
 from skcc._version import __version__ as __version__
 from skcc.embedding import ImageEmbedder
+from skcc.methods.adversarial import DCGANClustering
 from skcc.methods.association import ADC
+from skcc.methods.autoencoder import (
+    AutoencoderClustering,
+    DenoisingAutoencoderClustering,
+    VariationalAutoencoderClustering,
+)
 from skcc.methods.contrastive import ContrastiveClustering
+from skcc.methods.deconvolutional import DeconvolutionalClustering
+from skcc.methods.embedded import DEC
 from skcc.methods.information import IIC, PICA
 from skcc.methods.neighbors import NeighborClustering
 from skcc.methods.pairwise import DAC, DCCM, DDC
@@ -14,10 +22,16 @@ __all__ = [
     "DAC",
     "DCCM",
     "DDC",
+    "DEC",
     "IIC",
     "PICA",
+    "AutoencoderClustering",
     "ContrastiveClustering",
+    "DCGANClustering",
+    "DeconvolutionalClustering",
+    "DenoisingAutoencoderClustering",
     "ImageEmbedder",
     "NeighborClustering",
     "TwinContrastClustering",
+    "VariationalAutoencoderClustering",
 ]

@@ -45,6 +45,8 @@ class BaseDeepClusterer(
     # -- what a method defines --------------------------------------------------------------
 
     _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
+    _auto_epochs = 1.0  # times those of `training.settings.max_epochs`
+    _auto_learning_rate = None  # that of a method, in place of `training.settings.LEARNING_RATE`
 
     def _phases(self, setup: Setup) -> Iterator[Phase]:
         """Yield what is trained, in order; the objective of the last phase predicts.

@@ -9,3 +9,6 @@ from skcc.base import BaseDeepClusterer
 
 FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
 EVERY = [cls for cls in map(vars(skcc).get, skcc.__all__) if issubclass(cls, BaseDeepClusterer)]
+
+# Parameters of tests that would take long with the defaults.
+QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

@@ -62,7 +62,7 @@ def test_a_folder_with_and_without_classes(capsys, tmp_path, shapes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["magic", "digits"], "no method 'magic'; there are adc, contrastive"),
+        (["magic", "digits"], "no method 'magic'; there are adc, autoencoder, contrastive"),
         (["magic", "cifar10", "--recipe", "paper"], "no settings for magic on cifar10"),
         (["contrastive", "nothing"], "no data set 'nothing'; there are arrays, cifar10"),
         (["contrastive", "folder"], "needs --root"),
@@ -135,6 +135,16 @@ def test_recipes_of_twins_are_what_is_known(key):
     assert {family.brightness, family.contrast, family.saturation, family.hue} == {0.4}
 
 
+def test_recipes_of_reconstruction_are_what_is_known():
+    made = {name: make_estimator(name, RECIPES[name, "cifar10"]) for name in METHODS}
+    gan, dec = made["dcgan"], made["dec"]
+    assert (gan.batch_size, gan.learning_rate, gan.label_smoothing) == (128, 2e-4, 0.0)
+    assert (gan.noise_dim, gan.pooled_cells, gan.schedule) == (100, 4, "constant")
+    assert (dec.code_dim, dec.batch_size) == (10, 256)
+    assert dec.pretraining_epochs == round(100_000 * 256 / 70_000 - 0.5)
+    assert dec.max_epochs == round(20_000 * 256 / 70_000)
+
+
 def test_only_classical_methods_have_no_recipe():
     assert recipe(None, "contrastive", "digits") == {}
     assert recipe("paper", "kmeans", "cifar10") == {}
@@ -152,7 +162,10 @@ def test_a_recipe_trains(shapes, method):
     side = max(16, parameters["image_size"] // 7)
     parameters = parameters | {"max_epochs": 1, "image_size": side, "n_clusters": 2}
     if method not in ("contrastive", "twin"):  # which show that the networks of the papers train
-        parameters["backbone"] = "conv4"
+        parameters["backbone"] = "auto" if method == "deconvolutional" else "conv4"
+    if method == "dec":
+        parameters["pretraining_epochs"] = 1
     images = np.repeat(shapes[0][:8, ..., None], 3, axis=3)
     model = make_estimator(method, parameters).fit(images)
-    assert model.transform(images).shape == (8, WIDTHS.get(method, 256))
+    width = 512 if method in ("contrastive", "twin") else model._objective().n_embedding
+    assert model.transform(images).shape == (8, width)

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import sklearn
-from estimators import EVERY, FULL
+from estimators import EVERY, FULL, QUICK
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
@@ -32,7 +32,7 @@ EXTRA = [  # public, but not among the checks of check_estimator
 ]
 
 
-@parametrize_with_checks([cls(max_epochs=2) for cls in EVERY])
+@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY])
 def test_scikit_learns_own_checks(estimator, check):
     if "check_clustering" in str(check):  # which wants blobs to be found
         estimator.set_params(max_epochs=5)
@@ -65,7 +65,7 @@ def test_what_is_fitted_predicts_is_saved_and_resumes(cls, shapes, tmp_path):
 
     def new(**changes):
         settings = {"max_epochs": 4, "batch_size": 40, "image_size": 8, "random_state": 0}
-        return cls(3, **settings | changes)
+        return cls(3, **settings | QUICK.get(cls, {}) | changes)
 
     model = new().fit(X)
     np.testing.assert_array_equal(model.predict(X), model.labels_)

@@ -17,7 +17,7 @@ ROOT = Path(skcc.__file__).parent
 LAYERS = [
     {"_version"},
     {"exceptions", "ambient", "atomic", "rng", "docstrings", "validation"},
-    {"losses", "backbones", "augment", "metrics", "distributed"},
+    {"losses", "backbones", "decoders", "augment", "metrics", "distributed"},
     {"callbacks", "readouts"},
     {"objective", "data"},
     {"datasets"},

@@ -20,6 +20,7 @@ RUN_EXAMPLES = """examples:
 REPRODUCE_EXAMPLES = """examples:
   skcc reproduce table --dataset cifar10 --root data/ --methods contrastive,twin,kmeans --seeds 3
   skcc reproduce table --dataset digits --methods kmeans,spectral,agglomerative,nmf
+  skcc reproduce table --dataset digits --methods autoencoder,dec,dcgan --seeds 5
   skcc reproduce augmentation --dataset digits --seeds 3     (both views, one, none)
   skcc reproduce heads --dataset digits --seeds 3            (both heads, instance, cluster)
   skcc reproduce backbones --dataset cifar10 --root data/    (ResNet-18, 34, 50)

@@ -12,6 +12,12 @@ METHODS = {
     "dac": "DAC",
     "ddc": "DDC",
     "dccm": "DCCM",
+    "autoencoder": "AutoencoderClustering",
+    "denoising": "DenoisingAutoencoderClustering",
+    "variational": "VariationalAutoencoderClustering",
+    "deconvolutional": "DeconvolutionalClustering",
+    "dcgan": "DCGANClustering",
+    "dec": "DEC",
 }
 
 
@@ -116,6 +122,16 @@ def _pairwise(n_clusters, image_size, **changes):
         "schedule": "constant",
         **changes,
     }
+def _reconstruction(max_epochs, **changes):
+    """Settings of the autoencoders of 32 x 32 colour images."""
+    return {
+        "n_clusters": 10,
+        "image_size": 32,
+        "max_epochs": max_epochs,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+    } | changes
 
 
 RECIPES: dict[tuple[str, str], dict] = {
@@ -174,6 +190,34 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("dccm", "stl10"): _pairwise(
         10, 96, max_epochs=4000, learning_rate=1e-4, discriminator_width=512
     ),
+    # Neither networks nor settings of these rows of the table are published, so this is one recipe
+    # each, of what is known from elsewhere. AE, DAE, VAE: a later re-implementation of DEC trains
+    # its autoencoder by Adam at 1e-3 for 300 epochs; 10 numbers are its code; the noise of DAE is
+    # unknown.
+    ("autoencoder", "cifar10"): _reconstruction(300, code_dim=10),
+    ("denoising", "cifar10"): _reconstruction(300, code_dim=10, corruption="masking"),
+    ("variational", "cifar10"): _reconstruction(300, code_dim=10),
+    # DEC (ICML 2016), the authors' code for MNIST: code of 10, batches of 256, 100,000 steps of
+    # reconstruction, 365 epochs of MNIST, and at most 20,000 of self-training. Theirs is a
+    # perceptron of 500, 500 and 2000 units, pre-trained layer by layer, by SGD with momentum.
+    ("dec", "cifar10"): _reconstruction(73, pretraining_epochs=365, code_dim=10),
+    # DCGAN (ICLR 2016): batches of 128, Adam at 2e-4, no smoothing, 4 x 4 cells. Epochs unknown.
+    ("dcgan", "cifar10"): _reconstruction(
+        100,
+        batch_size=128,
+        learning_rate=2e-4,
+        label_smoothing=0.0,
+        noise_dim=100,
+        pooled_cells=4,
+    ),
+    # Deconvolutional networks (CVPR 2010): 9 and 45 maps, filters of 7 x 7 pixels, from memory.
+    # There a map of the second layer sees one or two of the first. The rest are our defaults.
+    ("deconvolutional", "cifar10"): {
+        "n_clusters": 10,
+        "image_size": 32,
+        "n_maps": (9, 45),
+        "filter_size": 7,
+    },
 }
 
 

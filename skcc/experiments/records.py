@@ -30,6 +30,10 @@ STANDS_FOR = {
     "agglomerative": "Ward's linkage along a graph of 10 neighbours; the papers' is of mutual "
     "nearest neighbours (Gowda and Krishna, 1978)",
     "nmf": "NMF in the Frobenius norm, then k-means; the papers' preserves locality",
+    "autoencoder": "the networks of AE, DAE and VAE are ours; the papers' are unknown",
+    "deconvolutional": "non-negative maps, inferred by FISTA, pooled between two layers",
+    "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",
+    "dec": "a convolutional autoencoder, and a target that is renewed once per epoch",
 }
 STUDIES = ("table", "augmentation", "heads", "backbones")
 FORMATS = ("text", "markdown", "csv")

@@ -53,9 +53,10 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
     n = len(store)
     size, epochs, rate = estimator.batch_size, estimator.max_epochs, estimator.learning_rate
     size = min(n, batch_size(n, estimator.n_clusters) if size == "auto" else size)
-    is_trained = estimator._trains_on(tuple(store.shape))
-    epochs = (max_epochs(n, size) if is_trained else 0) if epochs == "auto" else epochs
-    rate = LEARNING_RATE if rate == "auto" else rate
+    if epochs == "auto":
+        is_trained = estimator._trains_on(tuple(store.shape))
+        epochs = max(1, round(estimator._auto_epochs * max_epochs(n, size))) if is_trained else 0
+    rate = (estimator._auto_learning_rate or LEARNING_RATE) if rate == "auto" else rate
     precision = str(resolve_precision(estimator.precision, device))
     # Numbers are converted, since they may be NumPy scalars.
     return {
