@@ -169,7 +169,7 @@ class BaseDeepClusterer(
         store, unlabeled = (s and s.to(device) for s in (store, unlabeled))
         tasks = FitTasks(self, X, y, self._planned_epochs())
         objective = self._train(store, unlabeled, device, tasks, identity)
-        fitting.warn_about_collapse(self, self._set_fitted_attributes(objective, store))
+        fitting.tell_outcome(self, self._set_fitted_attributes(objective, store))
         vars(self).pop("_initial_backbone", None)
         if device.type != "cpu":
             self._cache = _ModelCache()  # frees its memory; `predict` rebuilds it

@@ -20,6 +20,7 @@ from torch import nn
 from skcc import data, distributed
 from skcc.augment import AUGMENTATIONS, CallableAugmentation, Views
 from skcc.backbones import BACKBONES
+from skcc.callbacks import announce
 from skcc.exceptions import warn
 from skcc.inference import FittedModel, has_assign, warn_about_invalid
 from skcc.objective import Objective, Setup
@@ -273,11 +274,15 @@ def backbone_weights(estimator) -> dict[str, np.ndarray]:
     raise ValueError(f"{type(estimator).__name__} has no backbone that could be taken over")
 
 
-def warn_about_collapse(estimator, counts: np.ndarray) -> None:
-    """Warn if clusters are empty, or one holds nearly all samples."""
+def tell_outcome(estimator, counts: np.ndarray) -> None:
+    """Print the read-out; warn if clusters are empty, or one holds nearly all samples."""
     k, used, largest = len(counts), np.count_nonzero(counts), counts.max() / counts.sum()
     if not distributed.is_rank_zero():
         return
+    if hasattr(estimator, "readout_scores_"):
+        scores = {name: round(score, 4) for name, score in estimator.readout_scores_.items()}
+        chosen = {"chosen": estimator.settings_["readout"], **scores}
+        announce(f"{type(estimator).__name__} read-out", chosen, estimator.verbose)
     if used < k:
         what = f"{k - used} of {k} clusters are empty"
     elif k > 1 and largest > COLLAPSED:

@@ -237,6 +237,11 @@ class SharedParameters(BaseEstimator):
         check_real("weight_decay", self.weight_decay, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("readout", self.readout, ["auto", "head", "kmeans", "spectral"])
+        if self.readout == "head" and not self._head_is_trained():
+            raise ValueError(
+                f"readout='head' needs assignments that are trained, and {type(self).__name__} has "
+                "none with these parameters; wanted readout='auto' or readout='kmeans'"
+            )
         check_choice("cuda_graphs", self.cuda_graphs, ["auto", True, False])
         check_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
         check_folder("checkpoint_dir", self.checkpoint_dir, is_complete=has_checkpoints)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import normalize
 from torch import nn
 
 from skcc.exceptions import DivergenceWarning
-from skcc.fitting import warn_about_collapse
+from skcc.fitting import tell_outcome
 from skcc.methods.contrastive import ContrastiveClustering
 
 # Most tests stop long before all clusters are found.
@@ -401,7 +401,7 @@ def test_one_cluster(shapes):
 def test_empty_clusters_are_reported(shapes):
     model = quick(ContrastiveClustering)
     with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
-        warn_about_collapse(model, np.array([0, 0, 9]))
+        tell_outcome(model, np.array([0, 0, 9]))
     blank = np.zeros((40, 8, 8), dtype=np.uint8)
     with pytest.warns(ConvergenceWarning, match="2 of 3 clusters are empty"):
         model.fit(blank)
@@ -410,10 +410,10 @@ def test_empty_clusters_are_reported(shapes):
 def test_a_cluster_that_swallows_nearly_all_is_reported(shapes):
     model = quick(ContrastiveClustering)
     with pytest.warns(ConvergenceWarning, match="one of 3 clusters holds 96%"):
-        warn_about_collapse(model, np.array([96, 3, 1]))
+        tell_outcome(model, np.array([96, 3, 1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_about_collapse(model, np.array([80, 10, 10]))
+        tell_outcome(model, np.array([80, 10, 10]))
 
 
 def test_small_batches_are_reported(shapes):

@@ -126,9 +126,7 @@ def test_estimators_document_every_parameter_in_order_and_every_attribute(cls, s
     assert list(documented(cls)) == parameters
     assert parameters == sorted(cls().get_params(), key=parameters.index)
     attributes = {p.name for p in ClassDoc(cls)["Attributes"]}
-    fitted = cls(
-        3, max_epochs=2, batch_size=40, random_state=0, readout="kmeans"
-    ).fit(shapes[0])
+    fitted = cls(3, max_epochs=2, batch_size=40, random_state=0, readout="kmeans").fit(shapes[0])
     learned = {name for name in vars(fitted) if name.endswith("_") and not name.startswith("_")}
     assert learned <= attributes
     assert attributes - learned <= {"feature_names_in_", "readout_scores_", "agreement_"}

@@ -134,10 +134,10 @@ def stop_at(step, now):
 @pytest.mark.parametrize(
     ("study", "expected"),
     [
-        ("augmentation", {"both": (2, 1, 1, "head"), "one": (1, 1, 1, "head"),
-                          "none": (0, 1, 1, "head")}),
-        ("heads", {"both": (2, 1, 1, "head"), "instance": (2, 1, 0, "kmeans"),
-                   "cluster": (2, 0, 1, "head")}),
+        ("augmentation", {"both": (2, 1, 1, "auto"), "one": (1, 1, 1, "auto"),
+                          "none": (0, 1, 1, "auto")}),
+        ("heads", {"both": (2, 1, 1, "auto"), "instance": (2, 1, 0, "kmeans"),
+                   "cluster": (2, 0, 1, "auto")}),
     ],
 )  # fmt: skip
 def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected):

@@ -37,9 +37,6 @@ class Format:
         What is subtracted from vectors, and what they are divided by then: mean and standard
         deviation of each column of a table; 0 and one scale for all columns of other vectors.
 
-    is_table : bool, default=False
-        Whether the columns of vectors are quantities of their own.
-
     numbers : {"integer", "float", "binary"}, default="integer"
         Numbers from which 0.0 and 1.0 were learned; "binary" if there was no gray.
 
@@ -49,6 +46,9 @@ class Format:
     channels_first : bool, default=False
         Whether `fit` read an array of shape (n, channels, height, width), so that the order of
         the numbers in a row is unknown.
+
+    is_table : bool, default=False
+        Whether the columns of vectors are quantities of their own.
     """
 
     shape: tuple[int, ...]

@@ -71,6 +71,7 @@ def _iic(n_clusters, n_overclusters, image_size, repeats):
         "max_epochs": 6000,
         "batch_size": 220,
         "learning_rate": 1e-4,
+        "readout": "head",
         "schedule": "constant",
     }
 
@@ -89,6 +90,7 @@ def _pica(n_clusters, image_size=32):
         "max_epochs": 400,
         "batch_size": 256,
         "learning_rate": 1e-4,
+        "readout": "head",
         "schedule": "constant",
     }
 
@@ -104,6 +106,7 @@ def _adc(n_clusters, image_size, max_epochs):
         "max_epochs": max_epochs,
         "batch_size": 100,
         "learning_rate": 2e-4,
+        "readout": "head",
         "schedule": "constant",
     }
 
@@ -119,9 +122,12 @@ def _pairwise(n_clusters, image_size, **changes):
         "max_epochs": 1000,
         "batch_size": 32,
         "learning_rate": 1e-3,
+        "readout": "head",
         "schedule": "constant",
         **changes,
     }
+
+
 def _reconstruction(max_epochs, **changes):
     """Settings of the autoencoders of 32 x 32 colour images."""
     return {
@@ -130,6 +136,7 @@ def _reconstruction(max_epochs, **changes):
         "max_epochs": max_epochs,
         "batch_size": 256,
         "learning_rate": 1e-3,
+        "readout": "kmeans",
         "schedule": "constant",
     } | changes
 
@@ -200,7 +207,7 @@ RECIPES: dict[tuple[str, str], dict] = {
     # DEC (ICML 2016), the authors' code for MNIST: code of 10, batches of 256, 100,000 steps of
     # reconstruction, 365 epochs of MNIST, and at most 20,000 of self-training. Theirs is a
     # perceptron of 500, 500 and 2000 units, pre-trained layer by layer, by SGD with momentum.
-    ("dec", "cifar10"): _reconstruction(73, pretraining_epochs=365, code_dim=10),
+    ("dec", "cifar10"): _reconstruction(73, pretraining_epochs=365, code_dim=10, readout="head"),
     # DCGAN (ICLR 2016): batches of 128, Adam at 2e-4, no smoothing, 4 x 4 cells. Epochs unknown.
     ("dcgan", "cifar10"): _reconstruction(
         100,
@@ -217,6 +224,7 @@ RECIPES: dict[tuple[str, str], dict] = {
         "image_size": 32,
         "n_maps": (9, 45),
         "filter_size": 7,
+        "readout": "kmeans",
     },
 }
 

@@ -281,6 +281,9 @@ class DCGANClustering(BaseDeepClusterer):
     _auto_learning_rate = LEARNING_RATE
     _collapse_remedies = ("More epochs", "more components", "fewer clusters")
 
+    def _head_is_trained(self):
+        return False  # there is none; clusters are those of features
+
     def _check_parameters(self):
         super()._check_parameters()
         for name in ("noise_dim", "pooled_cells", "n_components"):

@@ -296,6 +296,9 @@ class BaseReconstructionClusterer(BaseDeepClusterer):
     _auto_epochs = 0.5
     _collapse_remedies = ("More epochs", "another code_dim", "fewer clusters")
 
+    def _head_is_trained(self):
+        return False  # there is none; clusters are those of features
+
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("code_dim", self.code_dim, 1)

@@ -177,11 +177,6 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
             check_real(name, getattr(self, name), 0)
         if self.instance_weight == 0 and self.cluster_weight == 0:
             raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
-        if self.cluster_weight == 0 and self.readout == "head":
-            raise ValueError(
-                "cluster_weight=0 leaves the assignments untrained; wanted readout='auto' or "
-                "readout='kmeans' with it, got readout='head'"
-            )
 
     def _check_unlabeled(self):
         if self.instance_weight == 0:

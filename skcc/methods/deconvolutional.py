@@ -338,6 +338,9 @@ class DeconvolutionalClustering(BaseDeepClusterer):
     _auto_epochs = 0.25
     _collapse_remedies = ("More epochs", "more maps", "fewer clusters")
 
+    def _head_is_trained(self):
+        return False  # there is none; clusters are those of features
+
     def _check_parameters(self):
         super()._check_parameters()
         if not isinstance(self.n_maps, (tuple, list)) or not self.n_maps:

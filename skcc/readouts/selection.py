@@ -100,8 +100,14 @@ def choose_unrefined(
 
     Parameters
     ----------
-    candidates, neighbors, n_clusters
+    candidates : dict of str to ndarray of shape (n,)
         As in `choose`.
+
+    neighbors : ndarray of shape (n, k)
+        As in `choose`.
+
+    n_clusters : int
+        Number of clusters.
 
     Returns
     -------
