@@ -209,6 +209,9 @@ class DEC(BaseReconstructionClusterer):
     pretraining_corruption: float = 0.3
     reconstruction_weight: float = 0.0
 
+    def _head_is_trained(self):
+        return True
+
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("pretraining_epochs", self.pretraining_epochs, 1, also=["auto"])
