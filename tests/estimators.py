@@ -10,5 +10,9 @@ from skcc.base import BaseDeepClusterer
 FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
 EVERY = [cls for cls in map(vars(skcc).get, skcc.__all__) if issubclass(cls, BaseDeepClusterer)]
 
+# Methods that go through scikit-learn's checks in every run, ten seconds each; the others, whose
+# training is like that of one of these, do so in `make test-all`.
+SHORT = [*FULL, skcc.AutoencoderClustering, skcc.DCGANClustering, skcc.DEC, skcc.IIC, skcc.ADC]
+
 # Parameters of tests that would take long with the defaults.
 QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

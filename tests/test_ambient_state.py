@@ -21,7 +21,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (16, 6, 6), dtype=np.uint8)
 VECTORS = RNG.normal(size=(16, 5))
-QUICK = {"n_clusters": 2, "max_epochs": 1, "batch_size": 8, "random_state": 0, "device": "cpu"}
+QUICK = {
+    "n_clusters": 2,
+    "readout": "head",
+    "max_epochs": 1,
+    "batch_size": 8,
+    "random_state": 0,
+    "device": "cpu",
+}
 CASES = {
     "images": (ContrastiveClustering, IMAGES),
     "vectors": (ContrastiveClustering, VECTORS),

@@ -384,7 +384,7 @@ def test_notes_with_failures_that_cannot_be_are_not_believed(files, folder, fail
 
 def model(**how):
     return ContrastiveClustering(
-        3, max_epochs=2, batch_size=30, random_state=0, device="cpu", **how
+        3, max_epochs=2, readout="head", batch_size=30, random_state=0, device="cpu", **how
     )
 
 

@@ -88,7 +88,9 @@ def samples(X, **how):
 
 
 def model(**how):
-    return ContrastiveClustering(2, max_epochs=1, random_state=0, device="cpu", **how)
+    return ContrastiveClustering(
+        2, max_epochs=1, readout="head", random_state=0, device="cpu", **how
+    )
 
 
 # -- collections and paths ------------------------------------------------------------------

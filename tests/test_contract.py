@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import sklearn
-from estimators import EVERY, FULL, QUICK
+from estimators import EVERY, FULL, QUICK, SHORT
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
@@ -32,11 +32,23 @@ EXTRA = [  # public, but not among the checks of check_estimator
 ]
 
 
-@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY])
-def test_scikit_learns_own_checks(estimator, check):
+def run_check(estimator, check):
     if "check_clustering" in str(check):  # which wants blobs to be found
         estimator.set_params(max_epochs=5)
     check(estimator)
+
+
+@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in SHORT])
+def test_scikit_learns_own_checks(estimator, check):
+    run_check(estimator, check)
+
+
+@pytest.mark.long
+@parametrize_with_checks(
+    [cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY if cls not in SHORT]
+)
+def test_scikit_learns_own_checks_of_the_others(estimator, check):
+    run_check(estimator, check)
 
 
 @every_estimator

@@ -415,7 +415,7 @@ def test_estimators_know_what_these_are(colours, files, tmp_path):
 
     np.save(tmp_path / "x.npy", colours)
     pictures = [(Image.fromarray(c), 1) for c in colours]
-    model = ContrastiveClustering(2, max_epochs=1, random_state=0, device="cpu")
+    model = ContrastiveClustering(2, max_epochs=1, readout="head", random_state=0, device="cpu")
     expected = model.fit(colours).labels_
     for X, n_features in (
         (Lazy(colours), 360),

@@ -32,7 +32,13 @@ def device(request):
 @pytest.fixture(scope="module", params=ESTIMATORS, ids=lambda c: c.__name__)
 def unfitted(request, device):
     return request.param(
-        n_clusters=3, max_epochs=3, batch_size=40, random_state=0, device=device, n_jobs=2
+        n_clusters=3,
+        readout="head",
+        max_epochs=3,
+        batch_size=40,
+        random_state=0,
+        device=device,
+        n_jobs=2,
     )
 
 
@@ -150,7 +156,7 @@ def test_one_picture_in_many_dtypes_is_one_picture(cls, kinds_of_x, dtype):
         "F-ordered": lambda: np.asfortranarray(X),
         "view": lambda: wide[:, :, ::2],
     }.get(dtype, lambda: (X / 255).astype(dtype) if "float" in dtype else X.astype(dtype))()
-    how = {"n_clusters": 3, "max_epochs": 2, "random_state": 0, "device": "cpu"}
+    how = {"n_clusters": 3, "readout": "head", "max_epochs": 2, "random_state": 0, "device": "cpu"}
     np.testing.assert_array_equal(
         cls(**how).fit(X).predict_proba(X), cls(**how).fit(other).predict_proba(other)
     )
@@ -167,7 +173,9 @@ def test_fit_on_one_form_and_predict_on_another(cls, kinds_of_x):
     tables = [rows, rows / 1.0, pd.DataFrame(rows).astype(float), rows.tolist(),
               list(torch.from_numpy(rows).bfloat16())]  # fmt: skip
     for fitted, later in ((X, forms + tables), (pil, forms), (first / 255, forms[2:7:4])):
-        model = cls(n_clusters=3, max_epochs=1, random_state=0, device="cpu").fit(fitted)
+        model = cls(n_clusters=3, readout="head", max_epochs=1, random_state=0, device="cpu").fit(
+            fitted
+        )
         for other in later:
             np.testing.assert_array_equal(model.predict(other), model.labels_)
     for wrong in (rows, rows / 255):  # in which order?
@@ -187,7 +195,7 @@ def test_from_one_pixel_to_512(cls, side, layout):
         "NCHW": lambda: (pictures.transpose(0, 3, 1, 2) / 255).astype(np.float32),
         "PIL": lambda: [Image.fromarray(p) for p in pictures],
     }[layout]()
-    model = cls(n_clusters=2, max_epochs=1, random_state=0, device="cpu").fit(X)
+    model = cls(n_clusters=2, readout="head", max_epochs=1, random_state=0, device="cpu").fit(X)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
     assert model.image_shape_[2] == (1 if layout == "gray" else 3)
 
@@ -205,7 +213,7 @@ def test_from_one_pixel_to_512(cls, side, layout):
 )
 def test_images_of_another_shape_are_refused(kinds_of_x, wrong, message):
     for cls in ESTIMATORS:
-        model = cls(n_clusters=2, max_epochs=1, random_state=0, device="cpu")
+        model = cls(n_clusters=2, readout="head", max_epochs=1, random_state=0, device="cpu")
         model.fit(kinds_of_x["NHWC uint8"])
         for name in (*ANSWERS, "score"):
             with pytest.raises(ValueError, match=message):

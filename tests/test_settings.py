@@ -80,6 +80,7 @@ def test_settings_report_what_was_chosen():
         "image_size": (18, 24) if model.settings_["device"] == "cpu" else (36, 48),
         "device": model.settings_["device"],
         "precision": "float32" if model.settings_["device"] == "cpu" else "bfloat16",
+        "readout": max(model.readout_scores_, key=model.readout_scores_.get),
     }
 
 

@@ -23,7 +23,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:batches of"),
 ]
 ESTIMATORS = FULL
-HOW = {"n_clusters": 3, "max_epochs": 2, "batch_size": 30, "random_state": 0, "device": "cpu"}
+HOW = {
+    "n_clusters": 3,
+    "readout": "head",
+    "max_epochs": 2,
+    "batch_size": 30,
+    "random_state": 0,
+    "device": "cpu",
+}
 BAD = (0, 7, 59)
 
 
@@ -162,8 +169,9 @@ def test_the_others_are_clustered_as_if_the_bad_ones_were_not_there(cls, files, 
     close = np.testing.assert_array_equal
     if readout == "kmeans":
         close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4)
-    alone = cls(**HOW, readout=readout).fit(good)
-    model = cls(**HOW, readout=readout, on_error="warn")
+    how = HOW | {"readout": readout}
+    alone = cls(**how).fit(good)
+    model = cls(**how, on_error="warn")
     with pytest.warns(ImageReadWarning, match=r"3 of 60 images could not be read: cannot read"):
         model.fit(files)
     assert [i for i, _ in model.invalid_] == list(BAD)

@@ -168,7 +168,7 @@ def test_backbones_of_the_ablation_exist():
 
 def test_errors_come_before_the_first_run(bunch, tmp_path):
     with pytest.raises(
-        ValueError, match="no method magic; there are adc, agglomerative, contrastive"
+        ValueError, match="no method magic; there are adc, agglomerative, autoencoder, contrastive"
     ):
         table(bunch, tmp_path, ("kmeans", "magic"))
     with pytest.raises(ValueError, match="Invalid parameter 'colour'"):

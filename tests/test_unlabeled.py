@@ -18,7 +18,7 @@ from skcc.training import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 METHODS = pytest.mark.parametrize("cls", [ContrastiveClustering, TwinContrastClustering])
-SHORT = {"max_epochs": 2, "batch_size": 40, "random_state": 0}
+SHORT = {"readout": "head", "max_epochs": 2, "batch_size": 40, "random_state": 0}
 
 
 class Recorder(Objective):

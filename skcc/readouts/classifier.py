@@ -54,6 +54,7 @@ def teach(
             rows = np.union1d(some, first)
             Z, labels = Z[rows], labels[rows]
         C = _SMOOTH if smooth else _FAITHFUL
+        Z = Z.astype(np.float64)  # else the last bit of a sum decides when it stops
         model = LogisticRegression(C=C, fit_intercept=False, tol=1e-4, max_iter=1000)
         model.fit(Z, labels)
         w = model.coef_ if len(used) > 2 else np.concatenate([-model.coef_, model.coef_]) / 2
@@ -95,11 +96,12 @@ def tune(
     neighbour in place of an augmented view. Direction and length of the weights of a cluster are
     parameters of their own.
     """
-    z, near = torch.from_numpy(np.ascontiguousarray(Z, np.float32)), torch.from_numpy(neighbors)
-    offset = torch.from_numpy(bias)
+    # In float64, since so many steps amplify differences of rounding.
+    z, near = torch.from_numpy(Z.astype(np.float64)), torch.from_numpy(neighbors)
+    offset = torch.from_numpy(bias).double()
     generator = torch.Generator().manual_seed(random_state)
     size = max(256, 8 * len(weights))
-    start = torch.from_numpy(weights) * _TEMPERATURE
+    start = torch.from_numpy(weights).double() * _TEMPERATURE
     parameters = [F.normalize(start, dim=1), start.norm(dim=1)]
     parameters = [p.requires_grad_() for p in parameters]
     optimizer = torch.optim.Adam(parameters, lr=_RATE)
@@ -119,7 +121,7 @@ def tune(
         optimizer.step()
         schedule.step()
     direction, length = (p.detach() for p in parameters)
-    return (F.normalize(direction, dim=1) * length[:, None] / _TEMPERATURE).numpy()
+    return (F.normalize(direction, dim=1) * length[:, None] / _TEMPERATURE).float().numpy()
 
 
 def _mutual_information(p: Tensor, q: Tensor) -> Tensor:

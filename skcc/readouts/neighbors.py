@@ -42,24 +42,63 @@ class FeatureClassifier:
     bias: np.ndarray
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Soft assignments of features, of shape (n, n_clusters)."""
+        """Compute soft assignments of features.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, d)
+            Features.
+
+        Returns
+        -------
+        p : ndarray of shape (n, n_clusters)
+            Rows sum to one.
+        """
         logits = self.space.transform(X) @ self.weights.T + self.bias
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays from which `from_state` makes the same classifier."""
+        """Return arrays from which `from_state` makes the same classifier.
+
+        Returns
+        -------
+        arrays : dict of str to ndarray
+            "mean", "weights", "bias", "constant" and, if the space has them, "axes".
+        """
         arrays = {"mean": self.space.mean, "weights": self.weights, "bias": self.bias}
         arrays["constant"] = np.float32(self.space.constant)[None]
         return arrays if self.space.axes is None else arrays | {"axes": self.space.axes}
 
     def reordered(self, order: np.ndarray) -> "FeatureClassifier":
-        """The same classifier with its clusters in another order."""
+        """Return the same classifier with its clusters in another order.
+
+        Parameters
+        ----------
+        order : ndarray of shape (n_clusters,)
+            Cluster i of the result is cluster ``order[i]`` of this one.
+
+        Returns
+        -------
+        classifier : FeatureClassifier
+            A new one.
+        """
         return FeatureClassifier(self.space, self.weights[order], self.bias[order])
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray]) -> "FeatureClassifier":
-        """Rebuild a classifier from its arrays."""
+        """Rebuild a classifier from its arrays.
+
+        Parameters
+        ----------
+        arrays : dict of str to ndarray
+            From `state`.
+
+        Returns
+        -------
+        classifier : FeatureClassifier
+            The same.
+        """
         space = FeatureSpace(arrays["mean"], arrays.get("axes"), float(arrays["constant"][0]))
         return cls(space, arrays["weights"], arrays["bias"])
 

@@ -6,6 +6,7 @@ import numpy as np
 
 MAX_WIDTH = 128  # columns beyond these are projected away
 _FEW_COLUMNS = 16  # below, vectors are no pixels and no features of a network
+_FAR_FROM_ZERO = 1e-4  # least share of the variance in the squared mean of other vectors
 _EXACT_WIDTH = 2048  # wider covariance matrices are not decomposed exactly
 
 
@@ -99,10 +100,10 @@ def _with_constant(X, constant):
 def is_table(X: np.ndarray) -> bool:
     """Whether the columns of vectors are quantities of their own, unlike pixels or features.
 
-    So are few columns, and columns of which few hold nearly all variance, since they have units
-    of their own. The effective number of columns is (sum v)^2 / sum v^2 of their variances v: d
-    if all are equal, 1 if one holds everything. Below the square root of d, cosines would compare
-    these few.
+    So are few columns, numbers far from zero, of which cosines would see little, and columns of
+    which few hold nearly all variance, since they have units of their own. The effective number of
+    columns is (sum v)^2 / sum v^2 of their variances v: d if all are equal, 1 if one holds
+    everything. Below the square root of d, cosines would compare these few.
 
     Parameters
     ----------
@@ -117,9 +118,12 @@ def is_table(X: np.ndarray) -> bool:
     if X.shape[1] < _FEW_COLUMNS:
         return True
     largest = np.abs(X).max(initial=0).astype(np.float64)
-    variance = (X / max(largest, 1e-300)).var(axis=0, dtype=np.float64)  # squares do not overflow
+    X = X / max(largest, 1e-300)  # squares do not overflow
+    variance, mean = X.var(axis=0, dtype=np.float64), X.mean(axis=0, dtype=np.float64)
     if not variance.max() > 0:
         return False
+    if variance.sum() < _FAR_FROM_ZERO * (mean**2).sum():
+        return True
     variance /= variance.max()
     return bool(variance.sum() ** 2 / (variance**2).sum() < np.sqrt(X.shape[1]))
 
