@@ -218,6 +218,7 @@ def build_model(estimator, objective: Objective) -> FittedModel:
 
 def fit_readout(estimator, objective: Objective, store: data.SampleStore) -> None:
     """Learn how clusters are read off a trained objective, and set what is known of it."""
+    vars(estimator).pop("_classifier", None)  # of an earlier fit
     readout, model = estimator.readout, build_model(estimator, objective)
     has_head = has_assign(objective) and estimator._head_is_trained()
     if readout == "head" and has_head:

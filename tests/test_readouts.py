@@ -363,6 +363,19 @@ def test_the_readout_of_a_trained_network(shapes, tmp_path, readout, kind):
         np.testing.assert_array_equal(one.predict_proba(X), model.predict_proba(X))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of two epochs
+def test_nothing_of_an_earlier_fit_is_left(shapes):
+    X = shapes[0]
+    parameters = {"max_epochs": 2, "batch_size": 40, "random_state": 0, "device": "cpu"}
+    model = skcc.ContrastiveClustering(3, **parameters)
+    for readout in ("auto", "auto", "head", "kmeans", "auto"):
+        again = model.set_params(readout=readout).fit(X)
+        fresh = skcc.ContrastiveClustering(3, readout=readout, **parameters).fit(X)
+        np.testing.assert_array_equal(again.predict_proba(X), fresh.predict_proba(X))
+        scores = getattr(again, "readout_scores_", None)
+        assert scores == getattr(fresh, "readout_scores_", None)
+
+
 def test_few_samples_are_not_refined():
     X, y = blobs_on_a_sphere(4, 4)
     worse = np.where(np.arange(16) < 2, 1, y)
