@@ -33,7 +33,7 @@ from skcc.readouts import (
     score,
 )
 from skcc.readouts.candidates import spectral
-from skcc.readouts.classifier import teach
+from skcc.readouts.classifier import mutual_information, teach, tune
 from skcc.readouts.selection import choose, match_clusters, vote
 
 K = 10
@@ -266,6 +266,44 @@ def test_what_is_taught_is_repeated_and_empty_clusters_are_never_predicted(k):
     Z = FeatureSpace.fit(X).transform(X)
     weights, bias = teach(Z, 2 * y, 2 * k, smooth=False)
     np.testing.assert_array_equal((Z @ weights.T + bias).argmax(axis=1), 2 * y)
+
+
+def test_the_mutual_information_of_pairs_and_its_gradient():
+    """Against the definition of both, the second by autograd."""
+    rng = np.random.default_rng(0)
+    z, partners, parameters = (rng.normal(size=shape) for shape in [(30, 6), (30, 6), (4, 7)])
+    bias = np.array([0, 0.3, -1e4, 0])
+    value, gradient = mutual_information(z, partners, parameters, bias)
+    free = torch.from_numpy(parameters).requires_grad_()
+    weights = torch.nn.functional.normalize(free[:, :6], dim=1) * free[:, 6:] / 0.1
+    p, q = (
+        torch.softmax(torch.from_numpy(rows) @ weights.T + torch.from_numpy(bias), dim=1)
+        for rows in (z, partners)
+    )
+    joint = torch.einsum("ij,ik->jk", p, q) / 30
+    joint = ((joint + joint.T) / 2)[[0, 1, 3]][:, [0, 1, 3]]
+    independent = torch.outer(joint.sum(dim=1), joint.sum(dim=0))
+    expected = (joint * (joint / independent).log()).sum()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-6)
+    np.testing.assert_allclose(gradient, free.grad, atol=1e-7)
+
+
+def test_tuning_makes_neighbours_agree_and_repeats():
+    X, y = blobs_on_a_sphere(4, spread=0.3)
+    Z = FeatureSpace.fit(X).transform(X)
+    neighbors = nearest_neighbors(Z, 5)
+    weights, bias = teach(Z, np.where(np.arange(len(y)) % 5, y, 0), 4, smooth=True)
+
+    def information(weights):
+        length = np.linalg.norm(weights, axis=1, keepdims=True)
+        parameters = np.concatenate([weights / length, 0.1 * length], axis=1)
+        pairs = Z[np.repeat(np.arange(len(Z)), 5)], Z[neighbors.ravel()]
+        return mutual_information(*pairs, parameters, bias)[0]
+
+    tuned = tune(Z, neighbors, weights, bias)
+    assert information(tuned) > information(weights) + 0.1
+    np.testing.assert_array_equal(tune(Z, neighbors, weights, bias), tuned)
 
 
 def test_many_rows_are_sampled_without_losing_a_cluster(monkeypatch):

@@ -1,9 +1,7 @@
 """A linear classifier of features that repeats a partition, so that new samples have a cluster."""
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from scipy.special import softmax
 
 _FAITHFUL, _SMOOTH = 10.0, 1.0  # inverse strength of the penalty where clusters touch or overlap
 _ROWS = 20_000  # that logistic regression is fitted to
@@ -96,35 +94,70 @@ def tune(
     neighbour in place of an augmented view. Direction and length of the weights of a cluster are
     parameters of their own.
     """
-    # In float64, since so many steps amplify differences of rounding.
-    z, near = torch.from_numpy(Z.astype(np.float64)), torch.from_numpy(neighbors)
-    offset = torch.from_numpy(bias).double()
-    generator = torch.Generator().manual_seed(random_state)
+    # In float64, since so many steps amplify differences of rounding. The gradient is written out,
+    # since these arrays are so small that autograd would take most of the time.
+    Z = Z.astype(np.float64)
+    rng = np.random.RandomState(random_state)
     size = max(256, 8 * len(weights))
-    start = torch.from_numpy(weights).double() * _TEMPERATURE
-    parameters = [F.normalize(start, dim=1), start.norm(dim=1)]
-    parameters = [p.requires_grad_() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-
-    def assign(rows):
-        direction, length = parameters
-        scale = length / _TEMPERATURE
-        return F.softmax(z[rows] @ F.normalize(direction, dim=1).T * scale + offset, dim=1)
-
-    for _ in range(_STEPS):
-        rows = torch.randint(len(z), (size,), generator=generator)
-        column = torch.randint(near.shape[1], (size,), generator=generator)
-        loss = -_mutual_information(assign(rows), assign(near[rows, column]))
-        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            p.grad = gradient
-        optimizer.step()
-        schedule.step()
-    direction, length = (p.detach() for p in parameters)
-    return (F.normalize(direction, dim=1) * length[:, None] / _TEMPERATURE).float().numpy()
+    length = np.linalg.norm(weights, axis=1, keepdims=True)
+    direction = weights / np.maximum(length, 1e-12)
+    parameters = np.concatenate([direction, _TEMPERATURE * length], axis=1)  # (n_clusters, d + 1)
+    mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
+    for step in range(_STEPS):
+        rows = rng.randint(len(Z), size=size)
+        partners = neighbors[rows, rng.randint(neighbors.shape[1], size=size)]
+        gradient = mutual_information(Z[rows], Z[partners], parameters, bias)[1]
+        mean += 0.1 * (gradient - mean)  # Adam, with its usual betas
+        square += 0.001 * (gradient**2 - square)
+        scale = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
+        rate = _RATE * (1 + np.cos(np.pi * step / _STEPS)) / 2
+        parameters += rate / (1 - 0.9 ** (step + 1)) * mean / scale
+    return _linear_weights(parameters)[0].astype(np.float32)
 
 
-def _mutual_information(p: Tensor, q: Tensor) -> Tensor:
-    joint = (p.T @ q + q.T @ p) / (2 * len(p))
-    log_size = joint.sum(dim=1).clamp_min(1e-9).log()
-    return (joint * (joint.clamp_min(1e-9).log() - log_size[:, None] - log_size)).sum()
+def _linear_weights(parameters):
+    """Weights of the logits, with the unit directions and scales that they are the product of."""
+    length = np.maximum(np.linalg.norm(parameters[:, :-1], axis=1, keepdims=True), 1e-12)
+    direction, scale = parameters[:, :-1] / length, parameters[:, -1:] / _TEMPERATURE
+    return direction * scale, direction, scale, length
+
+
+def mutual_information(
+    z: np.ndarray, partners: np.ndarray, parameters: np.ndarray, bias: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Compute the mutual information of the soft assignments of pairs, and its gradient.
+
+    Parameters
+    ----------
+    z, partners : ndarray of shape (n, d)
+        Pairs of samples.
+
+    parameters : ndarray of shape (n_clusters, d + 1)
+        Per cluster, the direction of its weights, of any length, and their length times 0.1.
+
+    bias : ndarray of shape (n_clusters,)
+        Added to the logits.
+
+    Returns
+    -------
+    value : float
+        In nats.
+
+    gradient : ndarray of shape (n_clusters, d + 1)
+        Of the value, by `parameters`.
+    """
+    weights, direction, scale, length = _linear_weights(parameters)
+    p, q = softmax(z @ weights.T + bias, axis=1), softmax(partners @ weights.T + bias, axis=1)
+    half = p.T @ q / (2 * len(z))
+    joint = half + half.T
+    log_size = np.log(np.maximum(joint.sum(axis=1), 1e-9))
+    G = np.log(np.maximum(joint, 1e-9)) - log_size[:, None] - log_size
+    value = (joint * G).sum()
+    of_weights = np.zeros_like(weights)
+    for rows, own, other in ((z, p, q), (partners, q, p)):
+        of_p = other @ G / len(z)
+        of_logits = own * (of_p - (own * of_p).sum(axis=1, keepdims=True))
+        of_weights += of_logits.T @ rows
+    along = (of_weights * direction).sum(axis=1, keepdims=True)
+    of_direction = (of_weights - along * direction) * scale / length
+    return float(value), np.concatenate([of_direction, along / _TEMPERATURE], axis=1)
