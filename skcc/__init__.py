@@ -1,6 +1,7 @@
 """Deep image clustering with the API of scikit-learn."""
 
 from skcc._version import __version__ as __version__
+from skcc.cluster_number import ClusterNumbers, suggest_n_clusters
 from skcc.embedding import ImageEmbedder
 from skcc.methods.adversarial import DCGANClustering
 from skcc.methods.association import ADC
@@ -26,6 +27,7 @@ __all__ = [
     "IIC",
     "PICA",
     "AutoencoderClustering",
+    "ClusterNumbers",
     "ContrastiveClustering",
     "DCGANClustering",
     "DeconvolutionalClustering",
@@ -34,4 +36,5 @@ __all__ = [
     "NeighborClustering",
     "TwinContrastClustering",
     "VariationalAutoencoderClustering",
+    "suggest_n_clusters",
 ]

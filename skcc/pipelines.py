@@ -132,11 +132,11 @@ def load(path, *, device="auto", weights=None):
     """
     header, _ = persistence.read(path, {})
     name = header.get("estimator")
-    cls = getattr(skcc, name) if name in skcc.__all__ else None
-    if cls is None or not issubclass(cls, ClusterMixin):
-        known = [n for n in skcc.__all__ if issubclass(getattr(skcc, n), ClusterMixin)]
+    public = {n: getattr(skcc, n) for n in skcc.__all__}
+    known = [n for n, c in public.items() if isinstance(c, type) and issubclass(c, ClusterMixin)]
+    if name not in known:
         raise ValueError(f"{path} holds a {name}; this skcc knows {', '.join(known)}")
-    clusterer = cls.load(path, device=device)
+    clusterer = public[name].load(path, device=device)
     if _EMBEDDER not in header:
         if weights is not None:
             raise ValueError(f"{path} names no network that could take the weights {weights}")

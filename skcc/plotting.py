@@ -6,6 +6,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from skcc import data
+from skcc.cluster_number import suggest_n_clusters
 from skcc.metrics import matched_confusion
 from skcc.similarity import PAIRS, SimilarityMonitor, pair_similarity
 from skcc.validation import check_choice, check_integer
@@ -457,6 +458,118 @@ def curves_of(history) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         epochs = np.array([epoch for epoch, terms in enumerate(history, 1) if name in terms])
         curves[name] = epochs, np.array([history[epoch - 1][name] for epoch in epochs])
     return curves
+
+
+class ClusterNumberDisplay:
+    """Criteria of the number of clusters, one plot below the other.
+
+    Parameters
+    ----------
+    table : dict of str to ndarray of shape (n_candidates,)
+        As ``table`` of `skcc.ClusterNumbers`.
+
+    suggestions : dict of str to list of int, default=None
+        As ``suggestions`` of `skcc.ClusterNumbers`; they are marked.
+    """
+
+    def __init__(self, *, table, suggestions=None):
+        self.table = table
+        self.suggestions = suggestions
+
+    @classmethod
+    def from_samples(cls, X, n_clusters=range(2, 21), *, random_state=0, ax=None):
+        """Compute the criteria and plot them.
+
+        Parameters
+        ----------
+        X : array-like, tensor, str, Path or list
+            Features or images, as in `skcc.suggest_n_clusters`.
+
+        n_clusters : iterable of int, default=range(2, 21)
+            Candidates.
+
+        random_state : int, default=0
+            Seed.
+
+        ax : array of matplotlib.axes.Axes, default=None
+            Axes to draw on, one for each criterion. None creates a figure.
+
+        Returns
+        -------
+        display : ClusterNumberDisplay
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
+        """
+        numbers = suggest_n_clusters(X, n_clusters, random_state=random_state)
+        return cls.from_predictions(numbers, ax=ax)
+
+    @classmethod
+    def from_predictions(cls, numbers, *, ax=None):
+        """Plot criteria that were computed.
+
+        Parameters
+        ----------
+        numbers : ClusterNumbers
+            From `skcc.suggest_n_clusters`.
+
+        ax : array of matplotlib.axes.Axes, default=None
+            Axes to draw on, one for each criterion. None creates a figure.
+
+        Returns
+        -------
+        display : ClusterNumberDisplay
+            The display; its attributes ``ax_`` and ``figure_`` hold the plot.
+        """
+        return cls(table=numbers.table, suggestions=numbers.suggestions).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Plot the criteria.
+
+        Parameters
+        ----------
+        ax : array of matplotlib.axes.Axes, default=None
+            Axes to draw on, one for each criterion. None creates a figure.
+
+        Returns
+        -------
+        display : ClusterNumberDisplay
+            The display itself; ``ax_`` is an array with the axes of each criterion.
+
+        Raises
+        ------
+        ValueError
+            If the number of axes is not that of the criteria.
+        """
+        import matplotlib.pyplot as plt
+
+        names = [name for name in self.table if name not in ("n_clusters", "stability_error")]
+        if ax is None:
+            size = 6, 1.4 * len(names) + 0.4
+            _, ax = plt.subplots(len(names), sharex=True, figsize=size, layout="constrained")
+        self.ax_ = np.ravel(ax)
+        if len(self.ax_) != len(names):
+            raise ValueError(
+                f"ax must be {len(names)} axes for {', '.join(names)}; got {len(self.ax_)}"
+            )
+        ks, marked = np.asarray(self.table["n_clusters"]), self.suggestions or {}
+        for axis, name in zip(self.ax_, names, strict=True):
+            values = np.asarray(self.table[name], float)
+            error = self.table.get("stability_error") if name == "stability" else None
+            axis.errorbar(ks, values, error, marker=".", capsize=2)
+            best = np.isin(ks, marked.get(name, []))
+            axis.plot(ks[best], values[best], "o", markersize=9, fillstyle="none", color="C3")
+            for k, value in zip(ks[best], values[best], strict=True):
+                offset = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+                axis.annotate(str(k), (k, value), color="C3", **offset)
+            if np.isnan(values).all():
+                axis.text(0.5, 0.5, "clusters touch: says nothing", ha="center", va="center",
+                          transform=axis.transAxes)  # fmt: skip
+            axis.set_ylabel(name)
+            axis.margins(y=0.25)
+        self.ax_[-1].set_xlabel("number of clusters")
+        self.ax_[-1].xaxis.get_major_locator().set_params(integer=True)
+        self.figure_ = self.ax_[0].figure
+        self.figure_.align_ylabels()
+        return self
 
 
 class ClusterSizeDisplay:

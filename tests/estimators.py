@@ -8,7 +8,8 @@ import skcc
 from skcc.base import BaseDeepClusterer
 
 FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
-EVERY = [cls for cls in map(vars(skcc).get, skcc.__all__) if issubclass(cls, BaseDeepClusterer)]
+PUBLIC = [getattr(skcc, name) for name in skcc.__all__]
+EVERY = [cls for cls in PUBLIC if isinstance(cls, type) and issubclass(cls, BaseDeepClusterer)]
 
 # Methods that go through scikit-learn's checks in every run, ten seconds each; the others, whose
 # training is like that of one of these, do so in `make test-all`.

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from skcc import ContrastiveClustering
+from skcc import ClusterNumbers, ContrastiveClustering
 from skcc.plotting import (
     ClusterConfusionDisplay,
     ClusterGridDisplay,
+    ClusterNumberDisplay,
     ClusterSizeDisplay,
     EmbeddingDisplay,
     TrainingCurveDisplay,
@@ -190,6 +191,24 @@ def test_curves_of_two_phases_in_one_place():
     _, three = matplotlib.pyplot.subplots(3)
     with pytest.raises(ValueError, match="ax must be one Axes, or 2 for a, b; got 3"):
         TrainingCurveDisplay.from_predictions(history, ax=three)
+
+
+def test_criteria_of_the_number_of_clusters_are_marked():
+    table = {"n_clusters": np.arange(2, 5), "eigengap": np.array([0.1, 0.3, 0.2])}
+    table |= {"stability": np.array([0.5, 0.7, 0.6]), "stability_error": np.full(3, 0.1)}
+    table |= {"information": np.full(3, np.nan)}
+    suggestions = {"eigengap": [3, 4], "stability": [3], "information": []}
+    numbers = ClusterNumbers(table, suggestions, n_components=1, n_samples=9)
+    display = ClusterNumberDisplay.from_predictions(numbers)
+    assert [axis.get_ylabel() for axis in display.ax_] == ["eigengap", "stability", "information"]
+    texts = [[text.get_text() for text in axis.texts] for axis in display.ax_]
+    assert texts == [["3", "4"], ["3"], ["clusters touch: says nothing"]]
+    for axis, name in zip(display.ax_[:2], ("eigengap", "stability"), strict=True):
+        np.testing.assert_array_equal(axis.lines[0].get_xdata(), [2, 3, 4])
+        np.testing.assert_array_equal(axis.lines[0].get_ydata(), table[name])
+    _, two = matplotlib.pyplot.subplots(2)
+    with pytest.raises(ValueError, match="ax must be 3 axes for eigengap, stability, information"):
+        ClusterNumberDisplay(table=table).plot(ax=two)
 
 
 def test_sizes_are_counted(model, shapes):

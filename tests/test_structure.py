@@ -25,7 +25,7 @@ LAYERS = [
     {"parameters", "persistence", "inference"},
     {"fitting"},
     {"base"},
-    {"embedding", "methods", "similarity"},
+    {"cluster_number", "embedding", "methods", "similarity"},
     {"plotting"},
     {"__init__"},
     {"pipelines"},

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from skcc import __version__, distributed
-from skcc.cli import bench, experiments, fit, predict, report
+from skcc.cli import bench, experiments, fit, predict, report, suggest
 from skcc.cli.output import printable
 
 
@@ -18,6 +18,7 @@ def _build_parser():
     fit.add_parser(commands)
     predict.add_parser(commands)
     report.add_parser(commands)
+    suggest.add_parser(commands)
     experiments.add_parsers(commands)
     bench.add_parser(commands)
     return parser
