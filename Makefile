@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_callbacks.py tests/test_contract.py tests/test_data.py t
 	two_workers_find_what_one_does cross_validated_probabilities_and_scores) \
 	tests/test_report.py::test_the_page_loads_nothing_and_what_users_named_is_text
 
-.PHONY: demo test test-newest test-oldest test-processes test-site test-all docs docs-fast docs-check gpu \
+.PHONY: demo test test-newest test-oldest test-methods test-processes test-site test-all docs docs-fast docs-check gpu \
 	gpu-cifar10 gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
@@ -32,7 +32,11 @@ test-oldest: $(OLDEST)/installed
 		-k "not Twin and not (loky and not paths)" \
 		-W ignore::pytest.PytestRemovedIn10Warning  # from the decorator of scikit-learn 1.6
 
-# Several processes train one model. One worker, since they need the cores.
+# scikit-learn's checks of the methods that are not in `make test`.
+test-methods: .venv/installed
+	$(PYTEST) -m methods tests/test_contract.py
+
+# Several processes train one model, others are killed. One worker, since they need the cores.
 test-processes: .venv/installed
 	$(BIN)/python -m pytest -m processes tests
 

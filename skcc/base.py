@@ -162,6 +162,7 @@ class BaseDeepClusterer(
         self.settings_ = settings.resolve_settings(self, store, device)
         self.image_shape_ = self._format.shape if self._format.is_image else None
         announce(type(self).__name__, self.settings_, self._rank_verbose())
+        fitting.check_untrained(self, unlabeled)
         if unlabeled is not None:
             unlabeled = fitting.read_unlabeled(self, unlabeled)
         identity = fitting.run_identity(self, store, unlabeled)

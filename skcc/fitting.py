@@ -31,6 +31,10 @@ from skcc.training.checkpoint import fingerprint
 
 FILES_CHECKED_EARLY = 1000  # more would take long on a remote file system
 COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
+DISAGREEMENT = 0.6  # a mean agreement of partitions below this is warned about
+_USED_WITHOUT_TRAINING = settings.RUNTIME_PARAMETERS | {
+    "augment", "backbone", "image_shape", "max_epochs", "n_clusters", "random_state", "readout",
+}  # fmt: skip
 
 
 def read_samples(
@@ -116,6 +120,27 @@ def read_unlabeled(estimator, X) -> data.SampleStore:
     if len(store) < 2:
         raise ValueError(f"unlabeled holds {len(store)} sample(s); wanted at least 2, or None")
     return store
+
+
+def check_untrained(estimator, unlabeled) -> None:
+    """Say what has no effect where vectors are clustered as they are."""
+    if estimator.settings_["max_epochs"]:
+        return
+    how = "set max_epochs to train a network on them"
+    if unlabeled is not None:
+        raise ValueError(
+            f"unlabeled is of use to a network, and these vectors are clustered as they are; {how}"
+        )
+    ignored = [
+        f.name for f in dataclasses.fields(estimator)
+        if f.name not in _USED_WITHOUT_TRAINING and getattr(estimator, f.name) != f.default
+    ]  # fmt: skip
+    if ignored and distributed.is_rank_zero():
+        warn(
+            f"vectors are clustered as they are, without training, so {', '.join(ignored)} had no "
+            f"effect; {how}",
+            UserWarning,
+        )
 
 
 @contextlib.contextmanager
@@ -284,6 +309,14 @@ def tell_outcome(estimator, counts: np.ndarray) -> None:
         scores = {name: round(score, 4) for name, score in estimator.readout_scores_.items()}
         chosen = {"chosen": estimator.settings_["readout"], **scores}
         announce(f"{type(estimator).__name__} read-out", chosen, estimator.verbose)
+    agreement = getattr(estimator, "agreement_", 1.0)
+    if used == k and agreement < DISAGREEMENT:
+        warn(
+            f"partitions of the features agree on {agreement:.0%} of the samples only, so these "
+            "clusters are one of several possible answers. Another n_clusters may suit the data "
+            "better (skcc.suggest_n_clusters), or features that were trained longer.",
+            ConvergenceWarning,
+        )
     if used < k:
         what = f"{k - used} of {k} clusters are empty"
     elif k > 1 and largest > COLLAPSED:

@@ -152,8 +152,8 @@ class SharedParameters(BaseEstimator):
         nats, where `readout` is "auto". They compare these candidates, not different fits.
 
     agreement_ : float
-        Mean share of samples on which the candidates of about the best score agree, where
-        `readout` is "auto"; 1 if there was one.
+        Mean share of samples on which the other refined candidates agree with `labels_`, where
+        `readout` is "auto"; 1 if there was one candidate. Below .6 `fit` warns.
 
     image_shape_ : tuple of (int, int, int) or None
         Height, width and channels at which images are stored; None for vectors.

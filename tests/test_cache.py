@@ -281,6 +281,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_believed(files, folder,
     assert not left.exists()
 
 
+@pytest.mark.processes
 def test_two_processes_at_once(files, folder, colours):
     both = [fill(files, folder) for _ in range(2)]
     for process in both:
@@ -502,6 +503,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited
 
 
 @on_linux
+@pytest.mark.processes
 def test_a_set_four_times_as_large_as_memory(tmp_path):
     in_bounded_memory(tmp_path, limit=10, batch=8)
 

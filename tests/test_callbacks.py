@@ -252,7 +252,7 @@ def test_progress_bar_and_scoring_monitor(shapes, capfd):
 
 
 @with_callbacks
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.processes)])
 def test_callbacks_in_a_search_over_a_pipeline(shapes, tmp_path, n_jobs, capfd):
     from sklearn.callback import ProgressBar, ScoringMonitor
 

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import sklearn
-from estimators import EVERY, FULL, QUICK, SHORT
+from estimators import EVERY, FULL, QUICK
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
@@ -38,14 +38,14 @@ def run_check(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in SHORT])
+@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in FULL])
 def test_scikit_learns_own_checks(estimator, check):
     run_check(estimator, check)
 
 
-@pytest.mark.long
+@pytest.mark.methods
 @parametrize_with_checks(
-    [cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY if cls not in SHORT]
+    [cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY if cls not in FULL]
 )
 def test_scikit_learns_own_checks_of_the_others(estimator, check):
     run_check(estimator, check)
@@ -73,7 +73,7 @@ def test_scikit_learns_extra_checks(cls, name):
 
 @every_estimator
 def test_what_is_fitted_predicts_is_saved_and_resumes(cls, shapes, tmp_path):
-    X = shapes[0]
+    X = shapes[0][:80]
 
     def new(**changes):
         settings = {"max_epochs": 4, "batch_size": 40, "image_size": 8, "random_state": 0}

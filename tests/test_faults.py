@@ -123,12 +123,13 @@ def survive(server, scenario, kills, seed):
 
 
 @on_linux
-@pytest.mark.parametrize("scenario", ["CC", "paths"])
+@pytest.mark.parametrize("scenario", ["CC", pytest.param("paths", marks=pytest.mark.processes)])
 def test_killed_at_three_random_moments_and_resumed_is_as_uninterrupted(server, scenario):
     survive(server, scenario, kills=3, seed=0)
 
 
 @on_linux
+@pytest.mark.processes
 @pytest.mark.parametrize("method", METHODS, ids=lambda cls: cls.__name__)
 def test_killed_in_a_method_of_another_kind(server, method):
     survive(server, method.__name__, kills=3, seed=0)
@@ -148,6 +149,7 @@ MOMENTS += [("fsync", number) for number in (1, 2, 6, 7, 8)]
 
 
 @on_linux
+@pytest.mark.processes
 @pytest.mark.parametrize("scenario", ["TCC", "vectors"])
 def test_killed_while_it_writes_the_checkpoint(server, scenario):
     expected = server.whole(scenario)

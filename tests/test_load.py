@@ -150,6 +150,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX has processes that part")
+@pytest.mark.processes
 def test_four_processes_get_the_answers_that_one_gets(all_packed, kinds_of_x, tmp_path):
     X, models = kinds_of_x["NHWC uint8"][:24], {}
     np.save(tmp_path / "X.npy", X)

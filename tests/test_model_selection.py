@@ -75,11 +75,11 @@ def test_a_search_over_the_number_of_clusters_takes_any_images(cls, kinds_of_x, 
     ("cls", "kind", "backend"),
     [
         (ContrastiveClustering, "NHWC uint8", "loky"),
-        (ContrastiveClustering, "paths", "loky"),
-        (ContrastiveClustering, "PIL", "loky"),
+        pytest.param(ContrastiveClustering, "paths", "loky", marks=pytest.mark.processes),
+        pytest.param(ContrastiveClustering, "PIL", "loky", marks=pytest.mark.processes),
         (ContrastiveClustering, "PIL", "threading"),
         (TwinContrastClustering, "NHWC uint8", "threading"),
-        pytest.param(TwinContrastClustering, "PIL", "loky", marks=pytest.mark.long),
+        pytest.param(TwinContrastClustering, "PIL", "loky", marks=pytest.mark.processes),
     ],
 )
 def test_two_workers_find_what_one_does(cls, kinds_of_x, shapes, kind, backend):

@@ -186,7 +186,8 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
         return self.cluster_weight > 0
 
     def _trains_on(self, shape):
-        is_left_open = self.backbone == "auto" and self.max_epochs == "auto"
+        how = self.backbone, self.augment, self.max_epochs
+        is_left_open = all(isinstance(value, str) and value == "auto" for value in how)
         return len(shape) == 3 or self.readout == "head" or not is_left_open
 
 

@@ -45,8 +45,8 @@ class NeighborClustering(ClusterMixin, BaseEstimator):
         nats. They compare partitions of these vectors into this number of clusters only.
 
     agreement_ : float
-        Mean share of samples on which the candidates of about the best score agree; 1 if there was
-        one.
+        Mean share of samples on which the other refined candidates agree with `labels_`; 1 if there
+        was one candidate. On features with clusters .8 to 1, on noise below .4.
 
     classifier_ : skcc.readouts.FeatureClassifier
         Its clusters are numbered as `labels_`.

@@ -147,7 +147,8 @@ class Readout:
         compare partitions of one set of features into one number of clusters.
 
     agreement : float
-        Mean share of samples on which the best candidates agree, from 0 to 1.
+        Mean share of samples on which the other refined candidates agree with the clusters; 1 if
+        there was one candidate.
     """
 
     classifier: FeatureClassifier

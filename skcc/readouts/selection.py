@@ -36,7 +36,8 @@ class Choice:
         Weight of the entropy of sizes.
 
     agreement : float
-        Mean share of samples, over the candidates that voted, whose cluster is that of the vote.
+        Mean share of samples, over the other refined candidates, whose cluster is that of `labels`
+        after clusters are matched; 1 if there was one candidate.
 
     is_separate : bool
         Whether clusters hardly touch.
@@ -130,8 +131,14 @@ def _vote_of_best(refined, scores, c, n_clusters):
     ranked = _ranked(scores, largest_possible)
     name = max(ranked, key=ranked.get)
     tied = [v for v in ranked if v != name and ranked[v] >= ranked[name] - _TIE * largest_possible]
-    labels, agreement = vote(refined[name][0], [refined[v][0] for v in tied], n_clusters)
-    return labels, name, agreement
+    labels = vote(refined[name][0], [refined[v][0] for v in tied], n_clusters)
+    others = [
+        match_clusters(partition, labels, n_clusters)
+        for other, (partition, _) in refined.items()
+        if other != name
+    ]
+    agreement = np.mean([(partition == labels).mean() for partition in others]) if others else 1.0
+    return labels, name, float(agreement)
 
 
 def _ranked(scores, largest_possible):
@@ -139,7 +146,7 @@ def _ranked(scores, largest_possible):
     return {name: J + bonus * (name == "head") for name, J in scores.items()}
 
 
-def vote(best: np.ndarray, others: list[np.ndarray], n_clusters: int) -> tuple[np.ndarray, float]:
+def vote(best: np.ndarray, others: list[np.ndarray], n_clusters: int) -> np.ndarray:
     """Take the majority of partitions, after their clusters are matched to those of the best.
 
     Parameters
@@ -157,9 +164,6 @@ def vote(best: np.ndarray, others: list[np.ndarray], n_clusters: int) -> tuple[n
     -------
     labels : ndarray of shape (n,)
         `best` if the majority would leave one of its clusters empty.
-
-    agreement : float
-        Mean share of samples, over all partitions, whose cluster is that of `labels`.
     """
     aligned = [match_clusters(labels, best, n_clusters) for labels in others]
     rows = np.arange(len(best))
@@ -168,9 +172,7 @@ def vote(best: np.ndarray, others: list[np.ndarray], n_clusters: int) -> tuple[n
     for labels in aligned:
         votes[rows, labels] += 1
     winner = votes.argmax(axis=1)
-    if len(np.unique(winner)) < len(np.unique(best)):
-        winner = best
-    return winner, float(np.mean([(labels == winner).mean() for labels in [best, *aligned]]))
+    return winner if len(np.unique(winner)) >= len(np.unique(best)) else best
 
 
 def match_clusters(labels: np.ndarray, reference: np.ndarray, n_clusters: int) -> np.ndarray:
