@@ -343,7 +343,7 @@ def _jitter_colour(x, rows):
         matrix = (operation + F.pad(offset[..., None], (3, 0))) @ matrix
     matrix = torch.where(rows["jitter"][:, None, None], matrix, eye)
     to_gray = F.pad(luma.expand(3, 3), (0, 1, 0, 1))
-    to_gray[3, 3] = 1
+    to_gray[3:, 3:] = 1  # one element would be written by a copy from the host
     matrix = torch.where(rows["grayscale"][:, None, None], to_gray, eye) @ matrix
     colour = torch.baddbmm(matrix[:, :3, 3:], matrix[:, :3, :3], colour).clamp_(0, 1)
     colour = colour.view(b, 3, *x.shape[2:])

@@ -227,6 +227,7 @@ class BaseDeepClusterer(
             max_seconds=self.max_seconds,
             global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
             cuda_graphs=bool(self.cuda_graphs),
+            compile_step=self.compile_step,
             sync_batchnorm=self.sync_batchnorm,
             title=type(self).__name__,
             verbose=self._rank_verbose(),

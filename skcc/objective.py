@@ -156,6 +156,10 @@ class Objective(nn.Module):
         has its own backward pass and its own optimizer, of the parameters that `parameters_of`
         gives. The two players of a generative adversarial network are two turns.
 
+    joined : tuple of str
+        Names of submodules that training calls by `features_per_view` only, so that the engine may
+        pass all views through them in one call.
+
     n_embedding : int
         Width of `embed`.
     """
@@ -164,6 +168,7 @@ class Objective(nn.Module):
     n_augmented: int | None = None
     draws: bool = False
     turns: tuple[str, ...] = ("forward",)
+    joined: tuple[str, ...] = ()
     n_embedding: int
 
     def __init__(self):
@@ -453,6 +458,30 @@ class ClusterHeads(nn.ModuleList):
             Rows sum to one.
         """
         return self(h).index_select(1, self.running_loss.argmin()[None])[:, 0]
+
+
+def features_per_view(network: nn.Module, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Pass views through a network, each with batch statistics of its own.
+
+    It is one call per view, or one for all where the engine has prepared the batch-norm layers for
+    that (`skcc.training.batchnorm.split_batch_norm`).
+
+    Parameters
+    ----------
+    network : nn.Module
+        Named in `Objective.joined`.
+
+    views : tuple of Tensor
+        Each of shape (b, c, h, w) or (b, d).
+
+    Returns
+    -------
+    features : tuple of Tensor of shape (b, n_features)
+        One for each view.
+    """
+    if network.training and getattr(network, "views_per_call", 1) == len(views):
+        return network(torch.cat(views)).chunk(len(views))
+    return tuple(network(view) for view in views)
 
 
 def soft_assignments(logits: Tensor) -> Tensor:

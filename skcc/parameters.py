@@ -107,6 +107,12 @@ class SharedParameters(BaseEstimator):
         launching kernels. Only on CUDA, with the package's own networks and augmentations, and in
         one process; elsewhere it changes nothing. "auto" does it wherever that is so.
 
+    compile_step : bool, default=False
+        Whether the views and losses of a training step are compiled by torch.compile, and all views
+        pass through the network in one call, with batch statistics of each. It takes minutes, needs
+        a compiler, and is meant for long training on CUDA; with several processes it changes
+        nothing. It goes together with `cuda_graphs`.
+
     sync_batchnorm : bool, default=True
         Whether several processes normalise by the statistics of the whole batch, so that many
         train the model that one trains. False takes those of each process's part of the batch,
@@ -187,6 +193,7 @@ class SharedParameters(BaseEstimator):
     device: str = "auto"
     precision: str = "auto"
     cuda_graphs: bool | str = False
+    compile_step: bool = False
     sync_batchnorm: bool = True
     n_jobs: int | None = None
     cache_dir: str | Path | None = None
@@ -243,6 +250,7 @@ class SharedParameters(BaseEstimator):
                 "none with these parameters; wanted readout='auto' or readout='kmeans'"
             )
         check_choice("cuda_graphs", self.cuda_graphs, ["auto", True, False])
+        check_choice("compile_step", self.compile_step, [True, False])
         check_choice("sync_batchnorm", self.sync_batchnorm, [True, False])
         check_folder("checkpoint_dir", self.checkpoint_dir, is_complete=has_checkpoints)
         check_folder("cache_dir", self.cache_dir)

@@ -79,5 +79,8 @@ def seed_global_rng(seed: int, device: torch.device) -> None:
         Its generator is seeded as well as the CPU's.
     """
     torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # `manual_seed` seeds the current one
+            torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)

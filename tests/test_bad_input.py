@@ -95,6 +95,7 @@ BAD_PARAMETERS = {
     "device": ["gpu", "cuda:99", "tpu", 3.5],
     "precision": ["fp16", None],
     "cuda_graphs": ["always", 1, None],
+    "compile_step": ["auto", 1, None],
     "augmented_views": [3, "both", True],
     "max_seconds": [0, "1 h"],
     "sync_batchnorm": ["yes", 1],

@@ -210,6 +210,7 @@ FROM_NUMPY = {
     "device": np.str_("cpu"),
     "precision": np.array("fp32"),
     "cuda_graphs": np.False_,
+    "compile_step": np.False_,
     "sync_batchnorm": np.True_,
     "n_jobs": np.array(2),
     "on_error": np.str_("warn"),

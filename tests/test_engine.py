@@ -248,9 +248,12 @@ def test_devices_and_precisions():
 def test_training_on_cuda(shapes):
     from skcc import ContrastiveClustering
 
-    model = ContrastiveClustering(3, max_epochs=30, batch_size=40, random_state=0).fit(shapes[0])
+    model = ContrastiveClustering(
+        3, max_epochs=30, batch_size=40, random_state=0, precision="fp32"
+    ).fit(shapes[0])
     assert model.settings_["device"].startswith("cuda")
-    np.testing.assert_array_equal(model.set_params(device="cpu").predict(shapes[0]), model.labels_)
+    on_cpu = model.set_params(device="cpu").predict(shapes[0])
+    assert np.mean(on_cpu == model.labels_) >= 0.95  # convolutions are in TF32 on the device
 
 
 # -- memory and devices ---------------------------------------------------------------------
@@ -308,16 +311,20 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 @pytest.mark.gpu
 @cuda
 @every_method
-def test_recorded_steps_train_as_plain_ones(method):
-    histories = []
-    for capture in (False, True):
+@pytest.mark.parametrize("options", [{"cuda_graphs": True}, {"compile_step": True}], ids=str)
+def test_steps_that_are_captured_or_compiled_train_as_plain_ones(method, options, monkeypatch):
+    """How far the weights move differs by 1e-3 of noise, and by .8 if the step size froze."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    moved = []
+    for changes in ({}, options):
         s = setting("cuda", method)
-        histories.append(engine.train(
-            s.objective, s.store, s.views, epochs=3, batch_size=32, learning_rate=1e-3,
-            weight_decay=0.0, schedule="one-cycle", seed=0, cuda_graphs=capture,
-        ).history)  # fmt: skip
-    for plain, recorded in zip(*histories, strict=True):
-        assert recorded == pytest.approx(plain, rel=2e-3)
+        before = torch.cat([p.detach().flatten().clone() for p in s.parameters])
+        engine.train(
+            s.objective, s.store, s.views, epochs=1, batch_size=48, learning_rate=1e-4,
+            weight_decay=0.0, schedule="one-cycle", seed=0, **changes,
+        )  # fmt: skip
+        moved.append(torch.cat([p.detach().flatten() for p in s.parameters]) - before)
+    assert (moved[1] - moved[0]).norm() < 0.05 * moved[0].norm()
 
 
 class Reads(TorchDispatchMode):
@@ -349,6 +356,7 @@ def test_no_step_reads_a_value(method):
 @pytest.mark.gpu
 @cuda
 @every_method
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_for_the_device(method):
     s = setting("cuda", method)
     steps, before = [], s.objective.after_step
@@ -375,8 +383,12 @@ def test_no_step_waits_for_the_device(method):
 def test_memory_of_the_device_is_given_back(shapes):
     from skcc import ContrastiveClustering
 
-    before = torch.cuda.memory_allocated()
+    def allocated():
+        torch._C._cuda_clearCublasWorkspaces()  # the first product leaves one
+        return torch.cuda.memory_allocated()
+
+    before = allocated()
     model = ContrastiveClustering(3, max_epochs=2, batch_size=40, random_state=0, device="cuda")
     model.fit(shapes[0])
-    assert torch.cuda.memory_allocated() == before
+    assert allocated() == before
     assert model.predict(shapes[0]).shape == (120,)

@@ -28,9 +28,9 @@ def medians(
 def _seconds(function, device):
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        start.record(torch.cuda.current_stream(device))
         function()
-        end.record()
+        end.record(torch.cuda.current_stream(device))
         torch.cuda.synchronize(device)
         return start.elapsed_time(end) / 1000
     started = time.process_time()

@@ -264,7 +264,7 @@ class HostStore(_TensorStore):
 def _wait_for_copy(tensors, copied):
     """Make the current CUDA stream wait for a copy; return the tensors."""
     if copied is not None:
-        stream = torch.cuda.current_stream()
+        stream = torch.cuda.current_stream(tensors[0].device)
         stream.wait_event(copied)
         for tensor in tensors:
             tensor.record_stream(stream)

@@ -10,7 +10,15 @@ from torch import Tensor
 from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
-from skcc.objective import ClusterHeads, Objective, Phase, Setup, mlp_head, soft_assignments
+from skcc.objective import (
+    ClusterHeads,
+    Objective,
+    Phase,
+    Setup,
+    features_per_view,
+    mlp_head,
+    soft_assignments,
+)
 from skcc.validation import check_choice, check_integer, check_real
 
 
@@ -37,6 +45,8 @@ class ContrastiveObjective(Objective):
     augmented_views : int, default=2
         See `ContrastiveClustering`.
     """
+
+    joined = ("backbone",)
 
     def __init__(
         self,
@@ -65,7 +75,7 @@ class ContrastiveObjective(Objective):
         self.entropy_weight = entropy_weight
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        return self.losses(*map(self.backbone, views))  # two calls: batch statistics are per view
+        return self.losses(*features_per_view(self.backbone, views))
 
     def losses(self, h_a: Tensor, h_b: Tensor) -> dict[str, Tensor]:
         """Compute the loss terms from the features of the two views.
@@ -88,7 +98,7 @@ class ContrastiveObjective(Objective):
         return terms
 
     def unlabeled(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
-        return self._instance_losses(*map(self.backbone, views))
+        return self._instance_losses(*features_per_view(self.backbone, views))
 
     def _instance_losses(self, h_a, h_b):
         z_a, z_b = gather(self.instance_head(h_a), self.instance_head(h_b))

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the whole batch, over several processes."""
+"""Batch normalisation by the statistics of the whole batch, or of each view of a joint batch."""
 
 import contextlib
 from collections.abc import Iterator
@@ -119,6 +119,102 @@ def _moments(x):
     return mean, variance, n[0]
 
 
+class PerViewBatchNorm(_BatchNorm):
+    """Batch normalisation of several views in one batch, by the statistics of each.
+
+    It is written as plain arithmetic, which torch.compile fuses with its neighbours; without a
+    compiler it is slower than one call of torch's layer for each view.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A batch-norm layer of PyTorch, whose weights and statistics it shares.
+
+    n_views : int
+        Number of views that follow one another in a batch.
+    """
+
+    def __init__(self, layer: nn.Module, n_views: int):
+        super().__init__(*_shape_of(layer))
+        _share_tensors(self, layer)
+        self.n_views = n_views
+
+    def _check_input_dim(self, input):
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each view, and update the running statistics view by view.
+
+        Parameters
+        ----------
+        input : Tensor of shape (n_views * b, c, ...)
+            The views, one after the other.
+
+        Returns
+        -------
+        output : Tensor of shape (n_views * b, c, ...)
+            As of one call of the layer for each view.
+        """
+        if not self.training:
+            return super().forward(input)
+        views = input.unflatten(0, (self.n_views, -1))
+        full = views if views.dtype == torch.float64 else views.float()
+        along = (1, *range(3, full.ndim))
+        variance, mean = torch.var_mean(full, along, correction=0, keepdim=True)
+        output = (full - mean) * (variance + self.eps).rsqrt()
+        if self.affine:
+            like = (1, 1, -1, *[1] * (full.ndim - 3))
+            output = output * self.weight.view(like) + self.bias.view(like)
+        if self.track_running_stats:
+            n = full[0].numel() // full.shape[2]
+            self._update_running_stats(mean.detach(), variance.detach() * (n / (n - 1)))
+        return output.to(input.dtype).flatten(0, 1)
+
+    def _update_running_stats(self, means, variances):
+        self.num_batches_tracked.add_(self.n_views)
+        for mean, variance in zip(means, variances, strict=True):
+            self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(variance.flatten().to(self.running_var.dtype), self.momentum)
+
+
+@contextlib.contextmanager
+def split_batch_norm(module: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Let the networks of an objective take all views in one call inside the context.
+
+    A network whose layers cannot be split keeps taking one view per call.
+
+    Parameters
+    ----------
+    module : nn.Module
+        An objective; its networks named in `joined` are changed. Parameters and statistics stay the
+        same tensors.
+
+    enabled : bool, default=True
+        Whether anything is changed.
+    """
+    names = module.joined if enabled and module.n_views > 1 else ()
+    networks = [network for name in names if _can_be_split(network := module.get_submodule(name))]
+    with contextlib.ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(
+                _replace(network, lambda layer: PerViewBatchNorm(layer, module.n_views))
+            )
+            network.views_per_call = module.n_views
+        try:
+            yield
+        finally:
+            for network in networks:
+                del network.views_per_call
+
+
+def _can_be_split(network):
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return network not in layers and all(
+        type(layer) in known and layer.momentum is not None for layer in layers
+    )
+
+
 @contextlib.contextmanager
 def convert_batch_norm(module: nn.Module, enabled: bool = True) -> Iterator[None]:
     """Replace the batch-norm layers of a module by synchronised ones inside the context.
@@ -131,13 +227,19 @@ def convert_batch_norm(module: nn.Module, enabled: bool = True) -> Iterator[None
     enabled : bool, default=True
         Whether layers are replaced.
     """
+    with _replace(module, _synchronised, enabled and distributed.world_size() > 1):
+        yield
+
+
+@contextlib.contextmanager
+def _replace(module, new, enabled=True):
+    """Replace the batch-norm layers inside the context; `new` makes the substitute of a layer."""
     replaced = []
-    if enabled and distributed.world_size() > 1:
-        for parent in list(module.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
-                    replaced.append((parent, name, child))
-                    setattr(parent, name, _synchronised(child))
+    for parent in list(module.modules()) if enabled else []:
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
+                replaced.append((parent, name, child))
+                setattr(parent, name, new(child).train(child.training))
     try:
         yield
     finally:

@@ -20,13 +20,13 @@ from skcc.data import SampleStore
 from skcc.exceptions import TrainingInterruptedWarning, warn
 from skcc.objective import Epoch, Objective
 from skcc.rng import epoch_generator, private_rng, seed_global_rng
-from skcc.training.batchnorm import average_running_stats, convert_batch_norm
+from skcc.training.batchnorm import average_running_stats, convert_batch_norm, split_batch_norm
 from skcc.training.checkpoint import Checkpoint
 from skcc.training.graphs import GraphedStep
 from skcc.training.schedules import LRScheduler
 from skcc.training.settings import steps_per_epoch
 from skcc.training.state import TrainingState
-from skcc.training.sweep import autocast, device_of, sweep
+from skcc.training.sweep import autocast, current_device, device_of, sweep
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,10 @@ class Training:
         Whether steps on a CUDA device are captured once and replayed. Not done where global
         generators are used, or with several processes.
 
+    compile_step : bool, default=False
+        Whether views and losses are compiled by torch.compile, which takes minutes, and networks
+        take all views in one call. Not done with several processes.
+
     sync_batchnorm : bool, default=True
         Whether several processes normalise by the statistics of the whole batch. Without it,
         training is faster, and another model results.
@@ -130,18 +134,23 @@ class Training:
     unlabeled: SampleStore | None = None
     checkpoint: Checkpoint | None = None
     cuda_graphs: bool = False
+    compile_step: bool = False
     sync_batchnorm: bool = True
 
     def __post_init__(self):
         self.device = device_of(self.objective)
         self.global_rng |= self.objective.draws
         is_distributed = distributed.world_size() > 1
-        self.cuda_graphs &= self.device.type == "cuda" and not (self.global_rng or is_distributed)
+        self.cuda_graphs &= self._can_be_captured()
         self.optimizers = {turn: self._optimizer(turn) for turn in self.objective.turns}
-        self._losses = _call_turn
+        self.compile_step &= not is_distributed
+        self._losses, self._views_of = _call_turn, _views_of
         if is_distributed:
             static = self.unlabeled is None and len(self.optimizers) == 1
             self._losses = _distributed_losses(self.objective, static)
+        elif self.compile_step:
+            self._losses = torch.compile(_call_turn, dynamic=False)
+            self._views_of = torch.compile(_views_of, dynamic=False)
         self.passes = self._passes()
         self.steps = sum(epoch_pass.steps for epoch_pass in self.passes)
         self.state = TrainingState(self.checkpoint, self.objective, self.optimizers)
@@ -165,6 +174,8 @@ class Training:
                 self.state.save_on_exit(max(epoch_pass.size for epoch_pass in self.passes)),
                 private_rng(self.seed, self.device) if self.global_rng else nullcontext(),
                 convert_batch_norm(self.objective, self.sync_batchnorm),
+                # Networks of the user may relate samples by more than batch norm.
+                split_batch_norm(self.objective, self.compile_step and not self.global_rng),
             ):
                 stopped = self._run_epochs()
         except torch.OutOfMemoryError:
@@ -217,6 +228,10 @@ class Training:
             average_running_stats(self.objective)
         return terms
 
+    def _can_be_captured(self):
+        is_private = not self.global_rng and distributed.world_size() == 1
+        return self.device.type == "cuda" and is_private
+
     def _optimizer(self, turn):
         return torch.optim.AdamW(
             self.objective.parameters_of(turn),
@@ -243,8 +258,7 @@ class Training:
         """One step: a backward pass and an optimizer step per turn; return the loss terms."""
         terms = {}
         with distributed.raise_lost_rank():
-            with autocast(batch.device, self.dtype):
-                views = _views_of(self.views, batch, tables, rows)
+            views = self._views_of(self.views, batch, tables, rows)  # exact to a gray level: no autocast
             for turn in turns:
                 with autocast(batch.device, self.dtype):
                     terms_of_turn = self._losses(self.objective, turn, views, index)
@@ -261,6 +275,12 @@ class Training:
     def _zero_grad(self):
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+
+    def release(self) -> None:
+        """Let go of graphs, tables and samples at once; the passes and this object are a cycle."""
+        for epoch_pass in self.passes:
+            epoch_pass.release()
+        self.passes = []
 
     def _out_of_memory_error(self):
         self._zero_grad()
@@ -332,7 +352,12 @@ def train(objective: Objective, store: SampleStore, views: Views, **settings) ->
     CheckpointWarning
         If the checkpoint cannot be written, as on a full disk. Training goes on.
     """
-    return Training(objective, store, views, **settings).run()
+    with current_device(device_of(objective)):
+        training = Training(objective, store, views, **settings)
+        try:
+            return training.run()
+        finally:
+            training.release()
 
 
 def finish(
@@ -479,10 +504,17 @@ class EpochPass:
         self.steps = steps_per_epoch(len(store), batch_size)
         self.size = len(store) // self.steps
         self._tables = None
-        self._run_step = GraphedStep(self._step) if cuda_graphs else self._step
+        self._graphed = GraphedStep() if cuda_graphs else None
 
     def _step(self, batch, rows, index):
         return self.update(batch, self._tables, rows, index + self.first_index)
+
+    def _run_step(self, *inputs):
+        return self._graphed(self._step, *inputs) if self._graphed else self._step(*inputs)
+
+    def release(self) -> None:
+        """Drop all that holds memory of the device."""
+        self._graphed = self._tables = self.store = self.update = None
 
     def run(
         self, generator: torch.Generator, scheduler: LRScheduler, device: torch.device
@@ -561,6 +593,7 @@ class EpochPass:
             0 if no batch fits.
         """
         size = self.size if self._tables is not None else 0
+        self._graphed = None  # its memory counts as taken as long as it is there
         while (size := size // 2) >= 2:
             torch.cuda.empty_cache()
             try:

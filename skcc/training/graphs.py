@@ -12,31 +12,47 @@ class GraphedStep:
     """A training step that is captured as a CUDA graph once, and then replayed.
 
     The first calls run eagerly, so that libraries choose their kernels and the optimizer allocates
-    its state. All calls must have arguments of the same shapes.
+    its state. All calls must have the same step, and arguments of the same shapes. The step is an
+    argument of each call, since its owner holds this object: a reference back would be a cycle, and
+    keep the memory of the graph until the garbage collector finds it.
     """
 
-    def __init__(self, step: Callable[..., dict[str, Tensor]]):
-        self._step, self._calls, self._graph = step, 0, None
+    def __init__(self):
+        self._calls, self._graph = 0, None
 
-    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, step: Callable[..., dict[str, Tensor]], *inputs: Tensor
+    ) -> dict[str, Tensor]:
         """Run the step."""
         self._calls += 1
         if self._calls <= WARM_UP_STEPS:
-            return self._run_on_side_stream(inputs)
+            return _run_on_side_stream(step, inputs)
         if self._graph is None:
-            self._inputs = [tensor.clone() for tensor in inputs]
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._terms = self._step(*self._inputs)
+            self._capture(step, inputs)
         for static, new in zip(self._inputs, inputs, strict=True):
             static.copy_(new)
         self._graph.replay()
         return {name: term.clone() for name, term in self._terms.items()}
 
-    def _run_on_side_stream(self, inputs):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            terms = self._step(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return terms
+    def _capture(self, step, inputs):
+        self._inputs = [tensor.clone() for tensor in inputs]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._terms = step(*self._inputs)
+        except RuntimeError as error:
+            # Ending a capture that ran out of memory raises an error that does not say so.
+            cause = error.__context__
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(str(cause)) from error
+            raise
+        self._graph = graph
+
+
+def _run_on_side_stream(step, inputs):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        terms = step(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    return terms

@@ -64,6 +64,9 @@ class Run:
     cuda_graphs : bool, default=False
         See `skcc.training.engine.Training`.
 
+    compile_step : bool, default=False
+        See `skcc.training.engine.Training`.
+
     sync_batchnorm : bool, default=True
         See `skcc.training.engine.Training`.
 
@@ -87,6 +90,7 @@ class Run:
     max_seconds: float | None = None
     global_rng: bool = False
     cuda_graphs: bool = False
+    compile_step: bool = False
     sync_batchnorm: bool = True
     title: str = ""
     verbose: int = 0
@@ -166,6 +170,7 @@ class Run:
                 unlabeled=self.unlabeled,
                 checkpoint=checkpoint_of(self.checkpoint_dir, number, self.identity, self.seed),
                 cuda_graphs=self.cuda_graphs,
+                compile_step=self.compile_step,
                 sync_batchnorm=self.sync_batchnorm,
             )
 

@@ -18,8 +18,8 @@ LEARNING_RATE = 3e-3  # peak of the one-cycle schedule
 # Parameters that change where and how fast an estimator computes and what it prints, but not what
 # it learns. They are ignored when checkpoints, records or finished runs are compared.
 RUNTIME_PARAMETERS = frozenset({
-    "cache_dir", "checkpoint_dir", "cuda_graphs", "device", "max_seconds", "n_jobs", "on_error",
-    "precision", "verbose",
+    "cache_dir", "checkpoint_dir", "compile_step", "cuda_graphs", "device", "max_seconds", "n_jobs",
+    "on_error", "precision", "verbose",
 })  # fmt: skip
 
 

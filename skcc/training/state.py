@@ -22,8 +22,9 @@ class _TerminatedError(BaseException):
 class TrainingState:
     """A copy of the state after the last epoch, in memory and, if there is one, in a checkpoint.
 
-    Copying costs no more than a step of the optimizer, so it is done after every epoch; writing a
-    file is not. So an epoch that fails can be repeated, and Ctrl-C loses no finished epoch.
+    The copy stays on the device, where it costs no more than a step of the optimizer, so it is made
+    after every epoch; a transfer to the host and a file are not. So an epoch that fails can be
+    repeated, and Ctrl-C loses no finished epoch.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class TrainingState:
         if self._is_saved:
             return
         try:
-            self.checkpoint.save(self._state)
+            self.checkpoint.save(_map_tensors(_to_host, self._state))
             self._is_saved = True
         except OSError as error:
             warn(
@@ -130,8 +131,8 @@ class TrainingState:
     def _copy(self, history):
         optimizers = {turn: optimizer.state_dict() for turn, optimizer in self.optimizers.items()}
         return {
-            "objective": _to_host(self.objective.state_dict()),
-            "optimizers": _to_host(optimizers),
+            "objective": _map_tensors(_clone, self.objective.state_dict()),
+            "optimizers": _map_tensors(_clone, optimizers),
             "history": list(history),
             "repeated": self._repeated,
         }
@@ -179,12 +180,20 @@ def _describe_fault(terms, objective):
     return None if math.isfinite(largest) else f"the largest weight became {largest}"
 
 
-def _to_host(state):
+def _map_tensors(function, state):
     if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
+        return function(state)
     if isinstance(state, dict):
-        return {name: _to_host(value) for name, value in state.items()}
-    return [_to_host(value) for value in state] if isinstance(state, list) else state
+        return {name: _map_tensors(function, value) for name, value in state.items()}
+    return [_map_tensors(function, v) for v in state] if isinstance(state, list) else state
+
+
+def _clone(tensor):
+    return tensor.detach().clone()
+
+
+def _to_host(tensor):
+    return tensor.to("cpu")
 
 
 def _is_host_out_of_memory(error):

@@ -11,6 +11,8 @@ from skcc import distributed
 from skcc.data import SampleStore
 
 INFERENCE_BATCH = 128
+ACCELERATED_BATCH = 1024  # of small images on a CUDA device, which a batch of 128 does not fill
+SMALL_IMAGE = 64 * 64  # pixels
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -27,6 +29,42 @@ def device_of(module: nn.Module) -> torch.device:
         Device of the first parameter or buffer.
     """
     return next(itertools.chain(module.parameters(), module.buffers())).device
+
+
+def current_device(device: torch.device) -> contextlib.AbstractContextManager:
+    """Let a CUDA device be the current one, which streams, events and graphs are made on.
+
+    Parameters
+    ----------
+    device : torch.device
+        Others than CUDA change nothing.
+
+    Returns
+    -------
+    context : context manager
+        Restores the caller's device.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def inference_batch(store: SampleStore, device: torch.device) -> int:
+    """Return the fixed number of samples in a batch of `sweep`.
+
+    Parameters
+    ----------
+    store : SampleStore
+        The samples.
+
+    device : torch.device
+        Where networks compute.
+
+    Returns
+    -------
+    size : int
+        Depends on the device and on the shape of a sample only.
+    """
+    is_small = len(store.shape) == 1 or store.shape[0] * store.shape[1] <= SMALL_IMAGE
+    return ACCELERATED_BATCH if device.type == "cuda" and is_small else INFERENCE_BATCH
 
 
 @contextlib.contextmanager
@@ -91,18 +129,24 @@ def sweep(
     module.eval()
     # Each process gets whole batches, since a row may depend on its position in the batch by
     # rounding.
-    own_indices = distributed.rank_slice(len(store), INFERENCE_BATCH)
+    size = inference_batch(store, device)
+    own_indices = distributed.rank_slice(len(store), size)
 
     def rows_of(batch, index):
+        views = view(batch.to(device), index.to(device))  # exact to a gray level: no autocast
         with autocast(device, dtype):
-            rows = function(view(batch.to(device), index.to(device))).cpu()
+            rows = function(views).cpu()
             return rows if rows.dtype == torch.float64 else rows.float()
 
     try:
-        with torch.inference_mode(), distributed.raise_on_all_ranks():
+        with (
+            torch.inference_mode(),
+            current_device(device),
+            distributed.raise_on_all_ranks(),
+        ):
             # A rank without samples computes one row, because it needs the shape.
-            rows = torch.cat(list(store.sweep(rows_of, INFERENCE_BATCH, own_indices or range(1))))
+            rows = torch.cat(list(store.sweep(rows_of, size, own_indices or range(1))))
     finally:
         module.train(training)
     store.invalid = distributed.merge_dicts(store.invalid)
-    return distributed.all_gather_rows(rows[: len(own_indices)], len(store), INFERENCE_BATCH)
+    return distributed.all_gather_rows(rows[: len(own_indices)], len(store), size)

@@ -1,0 +1,385 @@
+"""What a GPU will ask of the package, as far as a machine without one can tell."""
+
+import contextlib
+import gc
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from skcc import ContrastiveClustering, TwinContrastClustering
+from skcc.augment import AUGMENTATIONS, ImageAugmentation, Views
+from skcc.backbones import BACKBONES
+from skcc.benchmarks.workload import Workload
+from skcc.data import Store
+from skcc.objective import Objective, Setup
+from skcc.rng import seed_global_rng
+from skcc.training import engine
+from skcc.training.batchnorm import PerViewBatchNorm, split_batch_norm
+from skcc.training.graphs import GraphedStep
+from skcc.training.sweep import ACCELERATED_BATCH, INFERENCE_BATCH, inference_batch, sweep
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+METHODS = {
+    "contrastive": ContrastiveClustering(3, n_heads=2),
+    "twin": TwinContrastClustering(3, n_heads=2, instance_queue=2, symmetric=True),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def workload(method="contrastive", n=16):
+    return Workload(
+        backbone="conv4", side=8, batch=8, n=n, clusters=3, device="cpu", estimator=METHODS[method]
+    )
+
+
+def train(work, **options):
+    settings = {"epochs": 3, "batch_size": work.batch, "learning_rate": 1e-3, "seed": 0}
+    settings |= {"weight_decay": 0.0, "schedule": "one-cycle"}
+    return engine.train(work.objective, work.store, work.views, **settings | options).history
+
+
+# -- no operation mixes tensors of the host with those of the device ------------------------
+
+
+class Mixtures(TorchDispatchMode):
+    """Collects the operations that read a tensor on the host and one on the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        name = function.overloadpacket.__name__
+        # The value of `fill_` becomes an argument of the kernel.
+        if len({t.device.type for t in tensors}) > 1 and name != "fill_":
+            self.found.append(name)
+        return out
+
+
+def pretend_on_cuda(module):
+    """Replace parameters and buffers; inside FakeTensorMode they need no device."""
+    for part in module.modules():
+        for store, wrap in ((part._parameters, nn.Parameter), (part._buffers, lambda t, _: t)):
+            for name, value in store.items():
+                if value is not None:
+                    there = torch.empty_strided(
+                        value.shape, value.stride(), dtype=value.dtype, device="cuda"
+                    )
+                    store[name] = wrap(there, value.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("method", "channels", "augment"),
+    [
+        ("contrastive", 3, AUGMENTATIONS["natural-strong-blur"]),
+        ("twin", 1, AUGMENTATIONS["gray"]),
+    ],
+)
+def test_no_step_copies_from_the_host(method, channels, augment):
+    network = BACKBONES["conv4"]((8, 8, channels), (8, 8))
+    estimator = METHODS[method]
+    estimator.settings_ = {"max_epochs": 1, "batch_size": 8}
+    setup = Setup(network, 256, (channels, 8, 8), 16)
+    objective = next(estimator._phases(setup)).objective.train()
+    views = Views(augment, (8, 8))
+    mixtures = Mixtures()
+    with FakeTensorMode():
+        pretend_on_cuda(objective)
+        tables = views.draw(16, (8, 8, channels), torch.Generator(), CUDA)
+        batch = torch.empty(8, 8, 8, channels, dtype=torch.uint8, device="cuda")
+        index = torch.zeros(8, dtype=torch.long, device="cuda")
+        with mixtures:
+            objective(engine._views_of(views, batch, tables, index), index)
+            objective.after_step()
+    assert mixtures.found == []
+
+
+def test_the_search_for_mixtures_finds_one():
+    mixtures = Mixtures()
+    with FakeTensorMode(), mixtures:
+        torch.empty(4, 4, device="cuda")[3, 3] = 1
+    assert mixtures.found == ["copy_"]
+
+
+def test_a_device_that_is_not_the_current_one_is_seeded(monkeypatch):
+    current, seeded = [0], []
+
+    @contextlib.contextmanager
+    def device(which):
+        current.append(which.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: seeded.append((current[-1], seed)))
+    with torch.random.fork_rng([]):
+        seed_global_rng(7, torch.device("cuda", 1))
+    assert seeded == [(1, 7)]
+
+
+# -- graphs: what is captured once and replayed -----------------------------------------------
+
+
+class Tape:
+    """Stands for a CUDA graph: holds operations and the memory that they read and write."""
+
+    def __init__(self):
+        self.operations = []
+
+    @torch.no_grad()
+    def replay(self):
+        for function, args, kwargs, out in self.operations:
+            again = function(*args, **kwargs)
+            held = {t.untyped_storage().data_ptr() for t in tensors_of((args, kwargs))}
+            for old, new in zip(tensors_of(out), tensors_of(again), strict=True):
+                if old.untyped_storage().data_ptr() not in held:
+                    old.copy_(new)
+
+
+def tensors_of(tree):
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+class Recording(TorchDispatchMode):
+    """Records operations on a tape; in the end nothing has been changed by them, as in a capture."""
+
+    def __init__(self, tape):
+        super().__init__()
+        self.tape, self.undo = tape, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        # The schema of batch norm does not say that it updates running statistics.
+        if function._schema.is_mutable or "batch_norm" in str(function):
+            self.undo += [(t, t.clone()) for t in tensors_of((args, kwargs))]
+        out = function(*args, **kwargs)
+        self.tape.operations.append((function, args, kwargs, out))
+        return out
+
+    @torch.no_grad()
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        for tensor, before in reversed(self.undo):
+            tensor.copy_(before)
+
+
+@pytest.fixture
+def pretended_graphs(monkeypatch):
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda which: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+
+
+def test_a_replayed_step_reads_its_new_arguments_and_keeps_old_results(pretended_graphs):
+    total, calls, step = torch.zeros(()), [], GraphedStep()
+
+    def add(x):
+        calls.append(x)
+        total.add_(x.sum())
+        return {"total": total * 1}
+
+    results = [step(add, torch.full((2,), float(i)))["total"] for i in range(7)]
+    assert [r.item() for r in results] == [0, 2, 6, 12, 20, 30, 42]
+    assert len(calls) == 4, "three to warm up, one that is captured"
+
+
+@every_method
+def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monkeypatch):
+    histories, weights, tapes = [], [], []
+    replay = Tape.replay
+    monkeypatch.setattr(Tape, "replay", lambda tape: tapes.append(tape) or replay(tape))
+    monkeypatch.setattr(engine.Training, "_can_be_captured", lambda training: True)
+    for graphs in (False, True):
+        work = workload(method)
+        histories.append(train(work, cuda_graphs=graphs))
+        weights.append(work.objective.state_dict())
+    assert len(tapes) == 3 * 2 - 3
+    for plain, replayed in zip(*histories, strict=True):
+        assert replayed == pytest.approx(plain, rel=1e-5)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, msg=name, rtol=1e-3, atol=1e-5)
+
+
+def test_memory_that_runs_out_in_a_capture_is_said_so(monkeypatch, pretended_graphs):
+    @contextlib.contextmanager
+    def graph(tape):
+        try:
+            yield
+        finally:
+            if error:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    step, error = GraphedStep(), None
+
+    def hungry():
+        if error:
+            raise error
+        return {}
+
+    for _ in range(3):
+        step(hungry)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        step(hungry)
+    error = ValueError("another")
+    with pytest.raises(RuntimeError, match="previous error"):
+        step(hungry)
+
+
+# -- memory is given back at once ---------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_after_fit_nothing_waits_for_the_garbage_collector(method, monkeypatch):
+    alive, run = [], engine.Training.run
+
+    def remember(training):
+        parts = [training, training.state, *training.passes, *training.optimizers.values()]
+        alive.extend(map(weakref.ref, [*parts, training.objective, training.store]))
+        return run(training)
+
+    monkeypatch.setattr(engine.Training, "run", remember)
+    X = torch.randint(256, (16, 8, 8, 3), generator=torch.Generator().manual_seed(0)).byte()
+    model = METHODS[method].__class__(
+        2, max_epochs=1, batch_size=8, readout="head", random_state=0, device="cpu"
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        model.fit(X)
+        assert len(alive) == 6
+        assert [ref() for ref in alive[:4]] == [None] * 4
+        del model  # holds the network
+        assert [type(ref()).__name__ for ref in alive] == ["NoneType"] * 6
+    finally:
+        gc.enable()
+
+
+# -- views in full precision, whatever the networks compute in -----------------------------------
+
+
+class Recorder(Objective):
+    """Keeps the views that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.zeros(192, 1)), []
+
+    def forward(self, views, index):
+        self.seen += views
+        return {"loss": (views[0].flatten(1) @ self.weight).float().mean()}
+
+
+def test_views_do_not_depend_on_the_precision():
+    generator = torch.Generator().manual_seed(0)
+    store = Store(torch.randint(256, (16, 12, 12, 3), generator=generator).byte())
+    views = Views(ImageAugmentation(rotation=9.0, brightness=0.4, hue=0.1, grayscale=0.2, blur=0.5), (8, 8))
+    seen, swept = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        work = SimpleNamespace(objective=Recorder(), store=store, views=views, batch=8)
+        train(work, dtype=dtype)
+        seen.append(torch.stack(work.objective.seen))
+        tables = views.draw(16, store.shape, torch.Generator().manual_seed(0), CPU)
+
+        def function(view):
+            swept.append(view[0].flatten(1))
+            return view[0].flatten(1) @ work.objective.weight  # noqa: B023
+
+        rows = sweep(
+            work.objective, store, function, view=lambda b, i: views(b, tables, i), dtype=dtype  # noqa: B023
+        )
+        assert rows.dtype == torch.float32
+    assert torch.equal(*seen)
+    assert torch.equal(*swept)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = views(store.samples, tables, torch.arange(16))[0]
+    exact = views(store.samples, tables, torch.arange(16))[0]
+    assert 255 * (rough - exact).abs().max() > 1, "what this test is there for"
+
+
+# -- all views in one call -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3, 4)])
+def test_each_view_of_a_joint_batch_has_its_own_statistics(shape):
+    torch.manual_seed(0)
+    layer = (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(5).double()
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    views = [3 * torch.randn(6, *shape, dtype=torch.float64) + i for i in range(2)]
+    results = []
+    for joint in (False, True):
+        layer.reset_running_stats()
+        x = [view.clone().requires_grad_() for view in views]
+        split = PerViewBatchNorm(layer, 2)
+        outputs = split(torch.cat(x)).chunk(2) if joint else [layer(view) for view in x]
+        loss = sum((out**3).sum() for out in outputs)
+        gradients = torch.autograd.grad(loss, [*x, layer.weight, layer.bias])
+        results.append([*outputs, *gradients, *(b.clone() for b in layer.buffers())])
+    for plain, joint in zip(*results, strict=True):
+        torch.testing.assert_close(joint, plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(split.eval()(views[0]), layer.eval()(views[0]))
+
+
+def test_the_compiled_step_trains_the_same_in_half_the_calls(monkeypatch):
+    compiled, calls, histories = [], [], []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
+    for compile_step in (False, True):
+        work, number = workload(), len(calls)
+        names = set(work.objective.state_dict())
+        work.objective.backbone.register_forward_hook(lambda *_: calls.append(1))
+        histories.append(train(work, compile_step=compile_step))
+        calls, counted = [], len(calls) - number
+        assert counted == 3 * 2 * (1 if compile_step else 2)
+        assert set(work.objective.state_dict()) == names
+        assert not any(isinstance(m, PerViewBatchNorm) for m in work.objective.modules())
+    assert compiled == [{"dynamic": False}] * 2
+    for plain, joint in zip(*histories, strict=True):
+        assert joint == pytest.approx(plain, rel=1e-3)
+
+
+def test_networks_of_other_layers_take_one_view_per_call():
+    work = workload()
+    work.objective.backbone[0][1].momentum = None  # an average over all steps
+    with split_batch_norm(work.objective):
+        assert not hasattr(work.objective.backbone, "views_per_call")
+
+
+@pytest.mark.long
+@every_method
+def test_a_step_is_compiled_in_one_piece(method):
+    work, index = workload(method), torch.arange(8)
+    tables = work.views.draw(16, work.store.shape, torch.Generator().manual_seed(0), CPU)
+    batch = work.store.samples[:8]
+    views = work.views(batch, tables, index)
+    with split_batch_norm(work.objective):
+        for function, *arguments in (
+            (engine._views_of, work.views, batch, tables, index),
+            (engine._call_turn, work.objective, "forward", views, index),
+        ):
+            found = torch._dynamo.explain(function)(*arguments)
+            assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+    torch._dynamo.reset()
+
+
+# -- the size of batches without training -----------------------------------------------------
+
+
+def test_batches_of_small_images_fill_a_gpu():
+    small, large = (Store(torch.zeros(2, side, side, 3, dtype=torch.uint8)) for side in (32, 224))
+    assert inference_batch(small, CPU) == inference_batch(large, CUDA) == INFERENCE_BATCH
+    assert inference_batch(small, CUDA) == ACCELERATED_BATCH
+    assert inference_batch(Store(torch.zeros(2, 1000)), CUDA) == ACCELERATED_BATCH
