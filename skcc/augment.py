@@ -8,7 +8,7 @@ on how the images are batched.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -705,6 +705,8 @@ AUGMENTATIONS = {
     "natural": _natural(),
     "natural-strong": _natural(1.0),
     "natural-strong-blur": _natural(1.0, blur=0.5),
+    # With crops of at least a fifth of the image, for long training of larger networks.
+    "natural-wide": replace(_natural(), scale=(0.2, 1.0)),
     # As in MoCo: weaker crops; colour jitter is always applied, with a larger range of hues.
     "natural-moco": ImageAugmentation(
         scale=(0.2, 1.0),

@@ -69,7 +69,9 @@ def test_the_step_of_twins_is_held_against_that_of_contrastive(capsys):
 
 def test_variants_begin_with_the_published_recipe(capsys):
     names = [r["variant"] for r in bench(capsys, "variants", *TINY["variants"].split())]
-    assert names == ["views by Pillow, fp32, masks", "fp32", "+ channels last", "+ one forward"]
+    assert names == [
+        "views by Pillow, fp32, masks", "fp32", "+ channels last", "+ one forward, joint statistics"
+    ]  # fmt: skip
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """``skcc bench variants``: the gain of each optimization of the training step."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -43,7 +44,8 @@ def variants(
         Timed measurements.
 
     compiled : int, default=0
-        1 adds a row with torch.compile, whose first call takes minutes.
+        1 adds rows with torch.compile and batch statistics of each view, whose first call takes
+        minutes.
 
     peer : int, default=1
         1 adds a row with views by Pillow, float32 and losses by masks.
@@ -64,7 +66,7 @@ def variants(
         rows[_PUBLISHED] = published_epoch(workload, side)
     rows |= _engine_epochs(sizes | {"n": n})
     if compiled:
-        rows["+ compile, one forward"] = _compiled_epoch(sizes | {"n": n})
+        rows |= _compiled_epochs(sizes | {"n": n})
     first = None
     for name, epoch in rows.items():
         images = 2 * batch if name == _PUBLISHED else n
@@ -84,25 +86,40 @@ def variants(
 def _engine_epochs(sizes):
     """Return the epochs of the engine by name, each with one more optimization."""
     on_gpu = sizes["device"].type == "cuda"
+    first = "fp32, TF32 convolutions" if on_gpu else "fp32"  # cuDNN's default
     rows = {
-        "fp32": Workload(**sizes, channels_last=False).train_epoch,
+        first: Workload(**sizes, channels_last=False).train_epoch,
         "+ channels last": Workload(**sizes).train_epoch,
     }
     fast = sizes | {"dtype": _fast_dtype(sizes["device"])}
     if on_gpu:
         rows["+ bf16"] = Workload(**fast).train_epoch
-    rows["+ one forward"] = Workload(**fast, joint=True).train_epoch
+    rows["+ one forward, joint statistics"] = Workload(**fast, joint=True).train_epoch
     if on_gpu:
         separate, joint = Workload(**fast), Workload(**fast, joint=True)
-        rows["+ graph, two forwards"] = lambda: separate.train_epoch(cuda_graphs=True)
-        rows["+ graph, one forward"] = lambda: joint.train_epoch(cuda_graphs=True)
+        rows["+ graph, two forwards"] = partial(separate.train_epoch, cuda_graphs=True)
+        rows["+ graph, one forward, joint"] = partial(joint.train_epoch, cuda_graphs=True)
+        rows["+ graph, two forwards, chosen kernels"] = _with_chosen_kernels(separate)
     return rows
 
 
-def _compiled_epoch(sizes):
-    workload = Workload(**sizes, dtype=_fast_dtype(sizes["device"]), joint=True)
-    workload.objective.compile(dynamic=False)
-    return workload.train_epoch
+def _with_chosen_kernels(workload):
+    """Return an epoch for which cuDNN times its kernels and takes the fastest."""
+
+    def epoch():
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            workload.train_epoch(cuda_graphs=True)
+
+    return epoch
+
+
+def _compiled_epochs(sizes):
+    workload = Workload(**sizes, dtype=_fast_dtype(sizes["device"]))
+    rows = {"compile, one forward": partial(workload.train_epoch, compile_step=True)}
+    if sizes["device"].type == "cuda":
+        options = {"compile_step": True, "cuda_graphs": True}
+        rows["compile, one forward, graph"] = partial(workload.train_epoch, **options)
+    return rows
 
 
 def _fast_dtype(device):

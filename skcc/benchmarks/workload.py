@@ -37,6 +37,8 @@ def synthetic_images(n: int, side: int) -> np.ndarray:
 
 
 class _JointObjective(ContrastiveObjective):
+    joined = ()
+
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         return self.losses(*self.backbone(torch.cat(views)).chunk(2))
 

@@ -6,6 +6,7 @@ import torch
 
 from skcc.benchmarks.augment import augment
 from skcc.benchmarks.embed import embed
+from skcc.benchmarks.gpu import gpu
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "decode": decode,
     "embed": embed,
     "quality": quality,
+    "gpu": gpu,
 }
 
 
