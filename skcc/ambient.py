@@ -8,8 +8,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from multiprocessing.dummy import DummyProcess
 
 import torch
+from joblib import cpu_count
 
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -79,6 +81,72 @@ def default_torch_state() -> Iterator[None]:
         yield
 
 
+def threads_per_fit(n_threads: int) -> int:
+    """How many of torch's threads a fit uses.
+
+    What limits torch from outside is followed without this function: ``OMP_NUM_THREADS``, which
+    joblib sets for its processes, threadpoolctl's limits, and `torch.set_num_threads`. But torch
+    knows no quota of a container, and fits in a pool of threads would each take all the cores;
+    threads of torch that wait for a core delay all others.
+
+    Parameters
+    ----------
+    n_threads : int
+        Number that torch would use.
+
+    Returns
+    -------
+    n_threads : int
+        At most the number of CPUs that this process may use; in a thread of a pool, as joblib's
+        backend "threading" makes, its share of them.
+    """
+    n_threads = min(n_threads, cpu_count())
+    if not isinstance(threading.current_thread(), DummyProcess):
+        return n_threads
+    n_in_pools = sum(isinstance(thread, DummyProcess) for thread in threading.enumerate())
+    return max(1, n_threads // n_in_pools)
+
+
+class _FitThreads:
+    """The number of torch's threads while models are fitted, and that of the user afterwards.
+
+    torch keeps one number per thread and one for new threads, so what a fit finds may be that of
+    another fit. The number of the user is what the first of those that run at the same time found.
+    """
+
+    def __init__(self):
+        self._lock, self._n_inside, self._original = threading.Lock(), 0, 0
+
+    def __enter__(self):
+        with self._lock:
+            if not self._n_inside:
+                self._original = torch.get_num_threads()
+            self._n_inside += 1
+            n_threads = threads_per_fit(self._original)
+            if n_threads < torch.get_num_threads():
+                torch.set_num_threads(n_threads)
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_inside = max(0, self._n_inside - 1)
+            if not self._n_inside and torch.get_num_threads() < self._original:
+                torch.set_num_threads(self._original)
+
+    def reset(self):
+        """Forget the other threads, which a forked child does not have."""
+        self.__init__()
+
+
+_fit_threads = _FitThreads()
+
+
+@contextlib.contextmanager
+def limited_threads() -> Iterator[None]:
+    """Use as many of torch's threads as `threads_per_fit` says; it works as a decorator as well."""
+    with _fit_threads:
+        yield
+
+
 def _reset_after_fork():
     """Make torch usable in a forked child.
 
@@ -87,6 +155,7 @@ def _reset_after_fork():
     """
     torch.set_num_threads(1)
     _process_state.reset()
+    _fit_threads.reset()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

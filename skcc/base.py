@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skcc import data, distributed, fitting
-from skcc.ambient import default_torch_state
+from skcc.ambient import default_torch_state, limited_threads
 from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
 from skcc.inference import FittedModel, warn_about_invalid
 from skcc.objective import GivenFeatures, Phase, Setup
@@ -77,6 +77,7 @@ class BaseDeepClusterer(
 
     # -- fit --------------------------------------------------------------------------------
 
+    @limited_threads()
     @default_torch_state()
     def fit(self, X, y=None, *, unlabeled=None):
         """Train on images, and cluster them.

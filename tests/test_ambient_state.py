@@ -6,12 +6,15 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed, parallel_config
 from methods_for_tests import EachEpochAnew, TwoPhases, TwoTurns
+from threadpoolctl import threadpool_limits
 
 from skcc import ContrastiveClustering, TwinContrastClustering, ambient
 from skcc.ambient import default_torch_state
@@ -240,3 +243,54 @@ def test_a_fork_while_another_thread_computes_leaves_no_lock_or_state():
         done.set()
         thread.join()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# -- threads ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """As on a machine of eight cores where torch uses four."""
+    monkeypatch.setattr(ambient, "cpu_count", lambda: 8)
+    torch.set_num_threads(4)
+    yield monkeypatch
+    assert torch.get_num_threads() == 4, "the number of the user is restored"
+    torch.set_num_threads(1)
+
+
+@ambient.limited_threads()
+def threads_in_fit():
+    time.sleep(0.02)  # so that all workers of a pool are busy at once
+    return torch.get_num_threads()
+
+
+def test_a_fit_has_the_threads_of_torch_but_no_more_than_cpus(four_threads):
+    assert threads_in_fit() == 4
+    four_threads.setattr(ambient, "cpu_count", lambda: 2)
+    assert threads_in_fit() == 2
+    with threadpool_limits(limits=1):
+        assert threads_in_fit() == 1
+
+
+def test_fit_is_limited(four_threads):
+    four_threads.setattr(ambient, "cpu_count", lambda: 1)
+    seen = set()
+    augment = {"augment": lambda x: seen.add(torch.get_num_threads()) or x}
+    ContrastiveClustering(**QUICK | augment).fit(IMAGES)
+    assert seen == {1}
+
+
+def test_fits_in_a_pool_of_threads_share_them(four_threads):
+    with parallel_config(backend="threading"):
+        assert Parallel(n_jobs=2)(delayed(threads_in_fit)() for _ in range(3)) == [2] * 3
+        assert set(Parallel(n_jobs=6)(delayed(threads_in_fit)() for _ in range(6))) == {1}
+    assert threads_in_fit() == 4
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 4, "as in new threads of the user"
+
+
+@pytest.mark.long
+def test_fits_in_processes_have_the_threads_that_joblib_says(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        assert Parallel(n_jobs=2)(delayed(threads_in_fit)() for _ in range(2)) == [1, 1]
