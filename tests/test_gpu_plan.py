@@ -14,7 +14,8 @@ from skcc.benchmarks.gpu import Step, join_parts
 from skcc.cli import main
 from skcc.cli.main import _build_parser
 
-PRINT = "import json, sys; print(json.dumps({'rate': 3})); print('note'); sys.exit(int(sys.argv[1]))"
+PRINT = "import sys; print('{\"rate\": 3}'); print('note'); sys.exit(int(sys.argv[1]))"
+EPOCHS = 'print(\'{"epochs": done, "planned_epochs": 3}\')'
 SLEEP = "print('{\"rate\": 1}', flush=True); import time; time.sleep(60)"
 
 
@@ -31,7 +32,7 @@ def python(name, *arguments, minutes=1.0, **more):
 def plan(monkeypatch):
     """The steps of the plan; tests change them."""
     steps = {}
-    monkeypatch.setattr(gpu, "_plan", lambda *_, **__: list(steps.values()))
+    monkeypatch.setattr(gpu.Plan, "steps", lambda *_: list(steps.values()))
     return steps
 
 
@@ -44,9 +45,7 @@ def test_it_goes_on_after_failures_and_where_it_was_cut_off(plan, tmp_path):
     plan["works"] = python("works", PRINT, "0")
     plan["fails"] = python("fails", PRINT, "3")
     plan["hangs"] = python("hangs", SLEEP, minutes=0.04)
-    plan["trains"] = python(
-        "trains", "print('{\"epochs\": 2, \"planned_epochs\": 3}')", is_training=True
-    )
+    plan["trains"] = python("trains", EPOCHS.replace("done", "2"), is_training=True)
     started = time.monotonic()
     statuses, _ = run(tmp_path)
     assert time.monotonic() - started < 30
@@ -59,9 +58,7 @@ def test_it_goes_on_after_failures_and_where_it_was_cut_off(plan, tmp_path):
     assert "note" in next(r["output"] for r in written if r.get("status") == "failed")
     with open(tmp_path / "gpu.jsonl", "a") as file:
         file.write("{cut off")  # by a machine that went away
-    plan["trains"] = python(
-        "trains", "print('{\"epochs\": 3, \"planned_epochs\": 3}')", is_training=True
-    )
+    plan["trains"] = python("trains", EPOCHS.replace("done", "3"), is_training=True)
     plan["fails"] = python("fails", PRINT, "0")
     plan["hangs"] = python("hangs", PRINT, "0")
     again, order = run(tmp_path)
@@ -79,9 +76,13 @@ def test_a_step_gets_no_more_time_than_is_left(plan, tmp_path):
     assert statuses["next"] == "done"
 
 
-@pytest.mark.parametrize("tiny", [0, 1])
+def the_plan(data, tiny=False):
+    return gpu.Plan(target="cuda", data=data, out="results", tiny=tiny)
+
+
+@pytest.mark.parametrize("tiny", [False, True])
 def test_every_step_is_a_command_that_exists(tiny):
-    steps = gpu._plan("cuda", "cifar10.npz", "results", 30, tiny, graphs="done")
+    steps = the_plan("cifar10.npz", tiny).steps(30, True)
     assert sum(step.minutes for step in steps[:6]) < 10, "the first call of ten minutes"
     assert len({step.name for step in steps}) == len(steps)
     for step in steps:
@@ -90,13 +91,13 @@ def test_every_step_is_a_command_that_exists(tiny):
             assert options.device == "cuda"
     training = [step.arguments for step in steps if step.is_training]
     assert len(training) == 2
-    assert all(("cuda_graphs=auto" in arguments) != bool(tiny) for arguments in training)
-    without = gpu._plan("cuda", "", "results", 30, tiny)
+    assert all(("cuda_graphs=auto" in arguments) != tiny for arguments in training)
+    without = the_plan("", tiny).steps(30, True)
     assert len(without) == len(steps) - 2
 
 
 def test_training_captures_graphs_only_if_the_checks_passed():
-    steps = gpu._plan("cuda", "cifar10.npz", "results", 30, 0, graphs="failed")
+    steps = the_plan("cifar10.npz").steps(30, False)
     assert not any("cuda_graphs=auto" in step.arguments for step in steps)
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from skcc import datasets
 from skcc.benchmarks import baselines, timing
+from skcc.benchmarks.goals import ROWS
 from skcc.benchmarks.workload import Workload
 from skcc.cli import main
 from skcc.losses import cluster_contrast, nt_xent
@@ -23,6 +24,7 @@ TINY = {
     "predict": "--n 40 --side 8 --repeats 1",
     "scaling": "--n 16 --batch 8 --repeats 1",
     "import": "--repeats 1",
+    "readout": "--n 60 --epochs 1",
     "variants": "--backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",
 }
 
@@ -49,6 +51,9 @@ def test_each_prints_json_lines_of_finite_positive_numbers(capsys, name):
         numbers = [v for v in found if isinstance(v, float)]
         assert numbers
         assert all(math.isfinite(v) and v > 0 for v in numbers)
+    for row in ROWS:
+        if row.name == name and not {"method", "precision"} & row.options.keys():
+            assert all(math.isfinite(goal.value(records)) for goal in row.goals)
 
 
 def test_the_shares_of_a_step_are_those_of_a_whole(capsys):
@@ -65,6 +70,16 @@ def test_the_step_of_twins_is_held_against_that_of_contrastive(capsys):
     arithmetic = [r["gigaflops"] / r["images_per_second"] for r in records]
     assert arithmetic[0] < arithmetic[1]
     assert all(r["engine_over_contrastive"] > 0 for r in records)
+    (row,) = (row for row in ROWS if row.options == {"method": "twin"})
+    ratios = [r["engine_over_contrastive"] for r in records]
+    assert [goal.value(records) for goal in row.goals] == ratios
+
+
+def test_the_step_in_bfloat16_is_held_against_float32(capsys):
+    (record,) = bench(capsys, "step", "--precision", "bf16", *TINY["step"].split())
+    assert record["precision"] == "bfloat16"
+    (row,) = (row for row in ROWS if "precision" in row.options)
+    assert row.goals[0].value([record]) == record["times_float32"] > 0
 
 
 def test_variants_begin_with_the_published_recipe(capsys):

@@ -1,4 +1,4 @@
-"""``skcc bench gpu``: all that there is to measure on a GPU, in order of value, within some minutes.
+"""``skcc bench gpu``: all that is to be measured on a GPU, in order of value, within some minutes.
 
 Each step is a process of its own, so that none takes memory from another or ends the rest by an
 error. Everything is written as it comes, and the next call goes on where one was cut off.
@@ -25,6 +25,11 @@ _TRAINING = (
 _TWIN = (
     "momentum=0.99", "instance_queue=8", "instance_temperature=0.2", "augment=natural-moco",
 )  # fmt: skip
+_TINY = {
+    "step": {"backbone": "conv4", "side": 8, "batch": 4, "steps": 2, "repeats": 1},
+    "predict": {"n": 8, "side": 8, "repeats": 1},
+    "augment": {"size": 8, "batch": 4, "repeats": 1},
+}
 _DESCRIBE = """
 import json, sys, torch
 from skcc.experiments.runs import commit, versions
@@ -98,12 +103,13 @@ def gpu(
     """
     folder, ends = Path(out), time.monotonic() + 60 * minutes
     data = str(join_parts(Path(data), folder / "cifar10.npz")) if data else ""
-    for name in _order([step.name for step in _plan(target, data, out, 0.1, tiny)], folder):
+    plan = Plan(target=target, data=data, out=out, tiny=bool(tiny))
+    for name in _order([step.name for step in plan.steps(minutes, False)], folder):
         left = (ends - time.monotonic()) / 60
         if left <= 0:
             return
-        steps = _plan(target, data, out, left, tiny, graphs=_statuses(folder).get("checks"))
-        step = next(step for step in steps if step.name == name)
+        graphs = _statuses(folder).get("checks") == "done"
+        step = next(step for step in plan.steps(left, graphs) if step.name == name)
         yield run_step(step, folder, 60 * min(step.minutes, left))
 
 
@@ -127,60 +133,90 @@ def _statuses(folder):
     return statuses
 
 
-def _plan(target, data, out, left, tiny, graphs=None):
-    """The steps in order of value; the first eight take half an hour."""
-    on, small = ("--device", target), _options(backbone="conv4", side=8, batch=4, steps=2, repeats=1)
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured on one machine.
 
-    def bench(name, minutes, *arguments, **options):
-        chosen = small if tiny else _options(**options)
-        if tiny and arguments[0] == "predict":
-            chosen = _options(n=8, side=8, repeats=1)
-        if tiny and arguments[0] == "augment":
-            chosen = _options(size=8, batch=4, repeats=1)
-        return Step(name, minutes, ("-m", "skcc", "bench", *arguments, *on, *chosen))
+    Parameters
+    ----------
+    target : str
+        Device of all steps.
 
-    def tests(name, minutes, *arguments):
-        return Step(name, minutes, ("-m", "pytest", "-q", "-W", "default", "-m", "gpu", *arguments))
+    data : str
+        A .npz file of CIFAR-10, or "" if nothing is to be trained.
 
-    resnet = {"backbone": "resnet18-small", "side": 32, "batch": 512}
-    shown = {"peer": 0, "repeats": 3}
-    fast = ("cuda_graphs=auto",) if graphs == "done" else ()
-    trained = [
-        _train("contrastive", target, data, out, left, tiny, fast),
-        _train("twin", target, data, out, left, tiny, fast),
-    ]
-    return [
-        Step("environment", 1, ("-c", _DESCRIBE, target)),
-        tests("checks", 2, "tests/test_engine.py", "-k", "not compile_step"),
-        bench("variants", 3, "variants", **resnet, **shown, steps=60),
-        bench("step", 1, "step", **resnet),
-        bench("step of twins", 1, "step", "--method", "twin", **resnet),
-        bench("predict", 1, "predict", n=60_000, side=32),
-        *(trained if data else []),
-        bench("compiled variants", 4, "variants", "--compiled", "1", **resnet, **shown, steps=60),
-        tests("compiled checks", 4, "tests/test_engine.py", "-k", "compile_step"),
-        bench("resnet34", 3, "variants", **{**resnet, "backbone": "resnet34-small"}, **shown),
-        bench("pillow", 2, "variants", **resnet, steps=10, repeats=1),
-        bench("resnet34 at 224", 3, "variants", backbone="resnet34-image", side=224, batch=256,
-              steps=20, **shown),
-        bench("augment at 224", 1, "augment", size=224, batch=256),
-        tests("all tests", 10),
-    ]  # fmt: skip
+    out : str
+        Folder of the results.
+
+    tiny : bool
+        Whether all sizes are tiny.
+    """
+
+    target: str
+    data: str
+    out: str
+    tiny: bool
+
+    def steps(self, minutes: float, graphs: bool) -> list[Step]:
+        """List the steps in order of value; the first eight take half an hour.
+
+        Parameters
+        ----------
+        minutes : float
+            What is left, for a training run that begins now.
+
+        graphs : bool
+            Whether training may capture its steps, since the tests of that have passed.
+
+        Returns
+        -------
+        steps : list of Step
+            Those of training only if there is data.
+        """
+        resnet = {"backbone": "resnet18-small", "side": 32, "batch": 512}
+        shown = {"peer": 0, "repeats": 3}
+        trained = [self._train(method, minutes, graphs) for method in ("contrastive", "twin")]
+        bench, engine = self._bench, "tests/test_engine.py"
+        return [
+            Step("environment", 1, ("-c", _DESCRIBE, self.target)),
+            _tests("checks", 2, engine, "-k", "not compile_step"),
+            bench("variants", 3, "variants", **resnet, **shown, steps=60),
+            bench("step", 1, "step", **resnet),
+            bench("step of twins", 1, "step", "--method", "twin", **resnet),
+            bench("predict", 1, "predict", n=60_000, side=32),
+            *(trained if self.data else []),
+            bench("compiled variants", 4, "variants", "--compiled", "1", **resnet, **shown,
+                  steps=60),
+            _tests("compiled checks", 4, engine, "-k", "compile_step"),
+            bench("resnet34", 3, "variants", **{**resnet, "backbone": "resnet34-small"}, **shown),
+            bench("pillow", 2, "variants", **resnet, steps=10, repeats=1),
+            bench("resnet34 at 224", 3, "variants", backbone="resnet34-image", side=224,
+                  batch=256, steps=20, **shown),
+            bench("augment at 224", 1, "augment", size=224, batch=256),
+            _tests("all tests", 10),
+        ]  # fmt: skip
+
+    def _bench(self, name, minutes, *arguments, **options):
+        if self.tiny:
+            options = _TINY.get(arguments[0], _TINY["step"])
+        chosen = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+        command = ("-m", "skcc", "bench", *arguments, "--device", self.target, *chosen)
+        return Step(name, minutes, command)
+
+    def _train(self, method, left, graphs):
+        """Training on CIFAR-10 in 7.5 minutes, or what is left; reading out takes another one."""
+        minutes = max(0.05, min(7.5, left - 1.5))
+        changes = [*_TRAINING, *(_TWIN if method == "twin" else ())]
+        changes += ["cuda_graphs=auto"] if graphs else []
+        if self.tiny:
+            changes = ["backbone=conv4", "max_epochs=1"]
+        arguments = ("-m", "skcc", "reproduce", "cifar10", "--method", method, "--root", self.data)
+        arguments += ("--out", self.out, "--minutes", f"{minutes:.3f}", "--device", self.target)
+        return Step(f"train {method}", 9.5, (*arguments, "--set", *changes), is_training=True)
 
 
-def _options(**values):
-    return tuple(text for name, value in values.items() for text in (f"--{name}", str(value)))
-
-
-def _train(method, target, data, out, left, tiny, fast):
-    """Training on CIFAR-10 in 7.5 minutes, or what is left; reading out takes another one."""
-    minutes = max(0.05, min(7.5, left - 1.5))
-    changes = [*_TRAINING, *(_TWIN if method == "twin" else ()), *fast]
-    if tiny:
-        changes = ["backbone=conv4", "max_epochs=1"]
-    arguments = ("-m", "skcc", "reproduce", "cifar10", "--method", method, "--root", data)
-    arguments += ("--out", out, "--minutes", f"{minutes:.3f}", "--device", target)
-    return Step(f"train {method}", 9.5, (*arguments, "--set", *changes), is_training=True)
+def _tests(name, minutes, *arguments):
+    return Step(name, minutes, ("-m", "pytest", "-q", "-W", "default", "-m", "gpu", *arguments))
 
 
 def run_step(step: Step, folder: Path, seconds: float) -> dict:
@@ -298,4 +334,3 @@ def join_parts(path: Path, joined: Path) -> Path:
     np.savez(partial, images=np.concatenate(images), target=np.array(target))
     os.replace(partial, joined)
     return joined
-

@@ -25,6 +25,7 @@ def step(
     steps: int = 8,
     clusters: int = 10,
     repeats: int = 5,
+    precision: str = "auto",
     device: str,
 ) -> Iterator[dict]:
     """The whole training step of the engine against a bare loop with the same network.
@@ -53,13 +54,17 @@ def step(
     repeats : int, default=5
         Timed measurements.
 
+    precision : {"auto", "fp32", "bf16"}, default="auto"
+        Type in which networks compute.
+
     device : str
         Device to train on.
 
     Yields
     ------
     record : dict
-        Images per second, arithmetic rate, ratio to the bare loop, share of time of each part,
+        Images per second, arithmetic rate, ratio to the bare loop, speed relative to a bare loop in
+        float32 where the precision is another, share of time of each part,
         and operations dispatched per step.
 
     Raises
@@ -78,15 +83,19 @@ def step(
         raise ValueError(f"no method {method!r}; there are {', '.join(estimators)}")
     where = resolve_device(device)
     sizes = {"backbone": backbone, "side": side, "batch": batch, "n": batch * steps}
-    sizes |= {"clusters": clusters, "device": where, "dtype": resolve_precision("auto", where)}
+    sizes |= {"clusters": clusters, "device": where, "dtype": resolve_precision(precision, where)}
     for name, estimator in estimators[method].items():
         workload = Workload(**sizes, estimator=estimator)
         epochs = {"engine": workload.train_epoch, "bare": lambda w=workload: plain_epoch(w)}
         if method != "contrastive":
             reference = Workload(**sizes, estimator=ContrastiveClustering(clusters))
             epochs["contrastive"] = reference.train_epoch
+        if workload.dtype != torch.float32:
+            exact = Workload(**sizes | {"dtype": torch.float32}, estimator=estimator)
+            epochs["float32"] = lambda w=exact: plain_epoch(w)
         seconds = medians(epochs, repeats=repeats, device=where)
         engine = seconds.pop("engine")
+        gain = {"times_float32": seconds.pop("float32") / engine} if "float32" in seconds else {}
         yield {
             "bench": "step",
             "method": name,
@@ -94,7 +103,9 @@ def step(
             "side": side,
             "batch": batch,
             "images_per_second": batch * steps / engine,
+            "precision": str(workload.dtype).removeprefix("torch."),
             **{f"engine_over_{other}": engine / seconds[other] for other in seconds},
+            **gain,
             **_profile(workload, steps / engine),
         }
 

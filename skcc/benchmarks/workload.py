@@ -83,7 +83,7 @@ class Workload:
         return next(estimator._phases(setup)).objective
 
     def train_epoch(self, **options) -> None:
-        """Train for one epoch with the engine; options are those of `skcc.training.engine.train`."""
+        """Train for one epoch with the engine; options are those of `engine.train`."""
         train(
             self.objective, self.store, self.views, epochs=1, batch_size=self.batch,
             learning_rate=1e-3, weight_decay=0.0, schedule="one-cycle", seed=0, dtype=self.dtype,

@@ -6,12 +6,14 @@ import torch
 
 from skcc.benchmarks.augment import augment
 from skcc.benchmarks.embed import embed
+from skcc.benchmarks.goals import measure_all
 from skcc.benchmarks.gpu import gpu
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict
 from skcc.benchmarks.processes import processes
 from skcc.benchmarks.quality import quality
+from skcc.benchmarks.readout import readout
 from skcc.benchmarks.step import scaling, step
 from skcc.benchmarks.throughput import decode
 from skcc.benchmarks.timing import ceilings
@@ -24,6 +26,7 @@ BENCHMARKS = {
     "losses": losses,
     "step": step,
     "predict": predict,
+    "readout": readout,
     "memory": memory,
     "scaling": scaling,
     "processes": processes,
@@ -33,6 +36,7 @@ BENCHMARKS = {
     "embed": embed,
     "quality": quality,
     "gpu": gpu,
+    "all": measure_all,
 }
 
 
@@ -50,6 +54,8 @@ def add_parser(commands) -> None:
         parser.add_argument(
             "--ceilings", action="store_true", help="also what the device can do (always on CUDA)"
         )
+        if name == "all":
+            parser.add_argument("--json", action="store_true", help="JSON lines, not a table")
         for parameter in inspect.signature(function).parameters.values():
             _add_option(parser, parameter)
 
@@ -69,6 +75,24 @@ def _add_option(parser, parameter):
 
 
 def _bench(options):
+    """Run a benchmark, and yield its records, or a table if they are of several benchmarks."""
+    records = _records(options)
+    return _table(records) if options.bench == "all" and not options.json else records
+
+
+def _table(records):
+    """Yield the lines of a table as soon as each is known, and a last one with the totals."""
+    form, counts = "{:<42} {:>9}  {:<8} {:<6} {}", {"pass": 0, "fail": 0, "n/a": 0}
+    yield form.format("figure", "value", "goal", "", "skcc bench")
+    for record in records:
+        word = {True: "pass", False: "fail", None: "n/a"}[record["passed"]]
+        counts[word] += 1
+        value = "-" if record["value"] is None else f"{record['value']:.3g}"
+        yield form.format(record["figure"], value, record["goal"], word, record["command"])
+    yield ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def _records(options):
     """Run a benchmark, and yield its records with the machine and the ceilings of the device."""
     torch.set_num_threads(options.threads)
     names = inspect.signature(options.function).parameters

@@ -153,7 +153,7 @@ class Training:
             self._views_of = torch.compile(_views_of, dynamic=False)
         self.passes = self._passes()
         self.steps = sum(epoch_pass.steps for epoch_pass in self.passes)
-        self.state = TrainingState(self.checkpoint, self.objective, self.optimizers)
+        self.state = TrainingState(self.checkpoint, self.objective, self.optimizers, self.dtype)
         self.history = self.state.restore()
         self.scheduler = LRScheduler(
             [*self.optimizers.values()], self.learning_rate, self.schedule, self.epochs * self.steps
@@ -258,7 +258,8 @@ class Training:
         """One step: a backward pass and an optimizer step per turn; return the loss terms."""
         terms = {}
         with distributed.raise_lost_rank():
-            views = self._views_of(self.views, batch, tables, rows)  # exact to a gray level: no autocast
+            # Without autocast, since they have to be exact to a gray level.
+            views = self._views_of(self.views, batch, tables, rows)
             for turn in turns:
                 with autocast(batch.device, self.dtype):
                     terms_of_turn = self._losses(self.objective, turn, views, index)

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor, optim
 from torch.nn.utils import get_total_norm
 
@@ -32,8 +33,10 @@ class TrainingState:
         checkpoint: Checkpoint | None,
         objective: Objective,
         optimizers: Mapping[str, optim.Optimizer],
+        dtype: torch.dtype = torch.float32,
     ):
         self.checkpoint, self.objective, self.optimizers = checkpoint, objective, optimizers
+        self._precision = str(dtype).removeprefix("torch.")
         self._state, self._is_saved = None, True
         self._repeated = None  # the epoch that was repeated; a training run has one such chance
 
@@ -49,6 +52,7 @@ class TrainingState:
         for turn, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][turn])
         self._repeated = state["repeated"]
+        self._warn_about_precision(state.get("precision", self._precision))
         self._state = self._copy(state["history"])  # the optimizer changes what it was given
         return state["history"]
 
@@ -128,6 +132,14 @@ class TrainingState:
                 CheckpointWarning,
             )
 
+    def _warn_about_precision(self, before):
+        if before != self._precision:
+            warn(
+                f"{self.checkpoint.path} was computed in {before}, and training goes on in "
+                f"{self._precision}: the result is not that of a run in one of them",
+                CheckpointWarning,
+            )
+
     def _copy(self, history):
         optimizers = {turn: optimizer.state_dict() for turn, optimizer in self.optimizers.items()}
         return {
@@ -135,6 +147,7 @@ class TrainingState:
             "optimizers": _map_tensors(_clone, optimizers),
             "history": list(history),
             "repeated": self._repeated,
+            "precision": self._precision,
         }
 
     def _roll_back(self):
