@@ -29,13 +29,13 @@ def broken(*, device: str) -> dict:
 
 
 STUBS = (
-    Row("fast", fast, (Goal("speed", lambda r: r[0]["speed"], 2),)),
-    Row("fast", fast, (Goal("speed", lambda r: r[0]["speed"], 2),), {"speed": 1.5}),
-    Row("several", several, (
+    Row("fast", fast, {}, (Goal("speed", lambda r: r[0]["speed"], 2),)),
+    Row("fast", fast, {"speed": 1.5}, (Goal("speed", lambda r: r[0]["speed"], 2),)),
+    Row("several", several, {}, (
         Goal("seconds", lambda r: r[1]["seconds"], 1, True), Goal("none", lambda r: math.nan, 1),
     )),
-    Row("broken", broken, (Goal("anything", lambda r: 1, 1),)),
-    Row("fast", fast, (Goal("elsewhere", lambda r: 1, 1),), {"speed": 9}, applies=lambda: False),
+    Row("broken", broken, {}, (Goal("anything", lambda r: 1, 1),)),
+    Row("fast", fast, {"speed": 9}, (Goal("elsewhere", lambda r: 1, 1),), lambda: False),
 )  # fmt: skip
 
 

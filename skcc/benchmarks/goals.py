@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from skcc.benchmarks.augment import augment
 from skcc.benchmarks.embed import embed
@@ -77,11 +77,11 @@ class Row:
     function : callable
         Makes its records.
 
+    options : dict
+        Changes to the defaults.
+
     goals : tuple of Goal
         Of its figures.
-
-    options : dict, default={}
-        Changes to the defaults.
 
     applies : callable, default=None
         Whether this machine can do it at all.
@@ -89,8 +89,8 @@ class Row:
 
     name: str
     function: Callable
+    options: dict
     goals: tuple[Goal, ...]
-    options: dict = field(default_factory=dict)
     applies: Callable[[], bool] | None = None
 
     @property
@@ -115,55 +115,62 @@ def _growth_of_predict(records):
 
 
 ROWS = (
-    Row("augment", augment, (Goal("speed over Pillow, 32 px", _get("times_faster"), 5),)),
-    Row("augment", augment, (Goal("speed over Pillow, 224 px, blur", _get("times_faster"), 2),),
-        {"size": 224, "batch": 16}),
-    Row("losses", losses, (
+    Row("augment", augment, {}, (Goal("speed over Pillow, 32 px", _get("times_faster"), 5),)),
+    Row("augment", augment, {"size": 224, "batch": 16}, (
+        Goal("speed over Pillow, 224 px, blur", _get("times_faster"), 2),
+    )),
+    Row("losses", losses, {"clusters": (200,), "batches": (256,)}, (
         Goal("instance loss, speed over masks", _get("times_faster"), 2),
         Goal("cluster loss, speed over broadcasting", _get("times_faster", 1), 20),
-    ), {"clusters": (200,), "batches": (256,)}),
-    Row("step", step, (Goal("step, time over a bare loop", _get("engine_over_bare"), 1.1, True),)),
-    Row("step", step, (
+    )),
+    Row("step", step, {}, (
+        Goal("step, time over a bare loop", _get("engine_over_bare"), 1.1, True),
+    )),
+    Row("step", step, {"method": "twin"}, (
         Goal("twin, time over contrastive", _get("engine_over_contrastive"), 0.8, True),
         Goal("twin, both directions", _get("engine_over_contrastive", 1), 1.5, True),
-    ), {"method": "twin"}),
-    Row("step", step, (Goal("bfloat16, speed over float32", _get("times_float32"), 1.5),),
-        {"precision": "bf16"}, applies=has_fast_bfloat16),
-    Row("scaling", scaling, (
+    )),
+    Row("step", step, {"precision": "bf16"}, (
+        Goal("bfloat16, speed over float32", _get("times_float32"), 1.5),
+    ), has_fast_bfloat16),
+    Row("scaling", scaling, {}, (
         Goal("time per image, change at 4 n", _farthest_from_one, 0.15, True),
         Goal("time of 200 clusters over 10",
              lambda r: [*r[0]["over_10_clusters"].values()][-1], 1.3, True),
     )),
-    Row("variants", variants, (
+    Row("variants", variants, {"backbone": "conv4", "side": 16, "batch": 128, "steps": 8}, (
         Goal("training, speed over the published recipe",
              lambda r: max(record["times_the_first"] for record in r), 2),
-    ), {"backbone": "conv4", "side": 16, "batch": 128, "steps": 8}),
-    Row("predict", predict, (Goal("predict, speed over a bare pass", _get("speed_over_bare"), 0.95),
     )),
-    Row("readout", readout, (Goal("read-out, share of a fit", _get("readout_over_fit"), 0.2, True),
+    Row("predict", predict, {}, (
+        Goal("predict, speed over a bare pass", _get("speed_over_bare"), 0.95),
     )),
-    Row("decode", decode, (
+    Row("readout", readout, {}, (
+        Goal("read-out, share of a fit", _get("readout_over_fit"), 0.2, True),
+    )),
+    Row("decode", decode, {"n": 600}, (
         Goal("folder, speed over Pillow, 32 px", _get("speed_over_bare"), 0.9),
-    ), {"n": 600}),
-    Row("embed", embed, (
+    )),
+    Row("embed", embed, {}, (
         Goal("embedding, time over a bare loop", _get("arrays_cpu_over_bare"), 1.1, True),
         Goal("embedding of files", _get("files_cpu_over_bare"), 1.2, True),
     )),
-    Row("import", import_time, (Goal("import skcc after torch, seconds", _get("seconds"), 1, True),
+    Row("import", import_time, {}, (
+        Goal("import skcc after torch, seconds", _get("seconds"), 1, True),
     )),
-    Row("memory", memory, (
+    Row("memory", memory, {}, (
         Goal("fit on 60,000 x 32 x 32 x 3, MiB", _get("fit_mib"), 1500, True),
         Goal("predict on 4 times the files, MiB more", _growth_of_predict, 20, True),
     )),
-    Row("processes", processes, (
+    Row("processes", processes, {"n": 2048}, (
         Goal("two processes, speed over one", _get("over_one", 1), 1.3),
-    ), {"n": 2048}),
+    )),
 )  # fmt: skip
 LONG_ROWS = (
-    Row("quality", quality, (
+    Row("quality", quality, {"variants": ("defaults",)}, (
         Goal("digits, processor seconds to ACC .97",
              lambda r: r[0]["cpu_seconds_to"]["0.97"] or math.nan, 15, True),
-    ), {"variants": ("defaults",)}),
+    )),
 )  # fmt: skip
 
 

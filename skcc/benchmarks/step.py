@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,27 +73,19 @@ def step(
     ValueError
         If the method is unknown.
     """
-    estimators = {
-        "contrastive": {"contrastive": ContrastiveClustering(clusters)},
-        "twin": {
-            "twin": TwinContrastClustering(clusters),
-            "twin, symmetric": TwinContrastClustering(clusters, symmetric=True),
-        },
-    }
-    if method not in estimators:
-        raise ValueError(f"no method {method!r}; there are {', '.join(estimators)}")
+    estimators = _estimators(method, clusters)
     where = resolve_device(device)
     sizes = {"backbone": backbone, "side": side, "batch": batch, "n": batch * steps}
     sizes |= {"clusters": clusters, "device": where, "dtype": resolve_precision(precision, where)}
-    for name, estimator in estimators[method].items():
+    for name, estimator in estimators.items():
         workload = Workload(**sizes, estimator=estimator)
-        epochs = {"engine": workload.train_epoch, "bare": lambda w=workload: plain_epoch(w)}
+        epochs = {"engine": workload.train_epoch, "bare": partial(plain_epoch, workload)}
         if method != "contrastive":
             reference = Workload(**sizes, estimator=ContrastiveClustering(clusters))
             epochs["contrastive"] = reference.train_epoch
         if workload.dtype != torch.float32:
             exact = Workload(**sizes | {"dtype": torch.float32}, estimator=estimator)
-            epochs["float32"] = lambda w=exact: plain_epoch(w)
+            epochs["float32"] = partial(plain_epoch, exact)
         seconds = medians(epochs, repeats=repeats, device=where)
         engine = seconds.pop("engine")
         gain = {"times_float32": seconds.pop("float32") / engine} if "float32" in seconds else {}
@@ -108,6 +101,20 @@ def step(
             **gain,
             **_profile(workload, steps / engine),
         }
+
+
+def _estimators(method, clusters):
+    """What is measured for a method, by name."""
+    estimators = {
+        "contrastive": {"contrastive": ContrastiveClustering(clusters)},
+        "twin": {
+            "twin": TwinContrastClustering(clusters),
+            "twin, symmetric": TwinContrastClustering(clusters, symmetric=True),
+        },
+    }
+    if method not in estimators:
+        raise ValueError(f"no method {method!r}; there are {', '.join(estimators)}")
+    return estimators[method]
 
 
 def _profile(workload, steps_per_second):
