@@ -212,6 +212,22 @@ def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monke
         torch.testing.assert_close(weights[1][name], value, msg=name, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "events"),
+    [("contrastive", "draw draw end draw end end"), ("twin", "draw end draw end draw end")],
+)
+def test_an_epoch_that_is_drawn_while_the_device_computes_is_the_same(method, events, monkeypatch):
+    """The twin's noise comes first from the generator of an epoch, so it has to wait."""
+    seen, draw = [], engine.EpochPass.draw
+    plain = train(workload(method))
+    monkeypatch.setattr(engine.Training, "_is_asynchronous", lambda training: True)
+    monkeypatch.setattr(
+        engine.EpochPass, "draw", lambda p, generator: seen.append("draw") or draw(p, generator)
+    )
+    assert train(workload(method), report=lambda *_: seen.append("end")) == plain
+    assert " ".join(seen) == events
+
+
 def test_memory_that_runs_out_in_a_capture_is_said_so(monkeypatch, pretended_graphs):
     @contextlib.contextmanager
     def graph(tape):

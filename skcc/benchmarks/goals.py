@@ -145,6 +145,9 @@ ROWS = (
     Row("predict", predict, {}, (
         Goal("predict, speed over a bare pass", _get("speed_over_bare"), 0.95),
     )),
+    Row("predict", predict, {"precision": "bf16"}, (
+        Goal("predict in bfloat16, speed over a bare pass", _get("speed_over_bare"), 0.95),
+    ), has_fast_bfloat16),
     Row("readout", readout, {}, (
         Goal("read-out, share of a fit", _get("readout_over_fit"), 0.2, True),
     )),

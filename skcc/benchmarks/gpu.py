@@ -27,7 +27,7 @@ _TWIN = (
 )  # fmt: skip
 _TINY = {
     "step": {"backbone": "conv4", "side": 8, "batch": 4, "steps": 2, "repeats": 1},
-    "predict": {"n": 8, "side": 8, "repeats": 1},
+    "predict": {"n": 12, "side": 8, "repeats": 1},
     "augment": {"size": 8, "batch": 4, "repeats": 1},
 }
 _DESCRIBE = """

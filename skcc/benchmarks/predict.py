@@ -10,12 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from skcc.augment import plain_view
 from skcc.benchmarks.timing import medians
 from skcc.benchmarks.workload import synthetic_images
+from skcc.data import Store
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.training.settings import resolve_device, resolve_precision
-from skcc.training.sweep import INFERENCE_BATCH, autocast
+from skcc.training.sweep import autocast, inference_batch
 
 
-def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -> dict:
+def predict(
+    *, n: int = 10_000, side: int = 28, repeats: int = 3, precision: str = "auto", device: str
+) -> dict:
     """`predict_proba` against a bare batched forward of the same module.
 
     Parameters
@@ -29,6 +32,9 @@ def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -
     repeats : int, default=3
         Timed calls.
 
+    precision : {"auto", "fp32", "bf16"}, default="auto"
+        Type in which networks compute, in both.
+
     device : str
         Device to compute on.
 
@@ -39,18 +45,21 @@ def predict(*, n: int = 10_000, side: int = 28, repeats: int = 3, device: str) -
     """
     where = resolve_device(device)
     X = np.resize(synthetic_images(min(n, 512), side), (n, side, side, 3))
-    model = ContrastiveClustering(10, max_epochs=1, random_state=0, device=device)
+    model = ContrastiveClustering(
+        10, max_epochs=1, random_state=0, device=device, precision=precision
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one epoch of noise
         model.fit(X[: min(n, 512)])
     module, size = model._objective(), model.settings_["image_size"]
-    dtype, samples = resolve_precision("auto", where), torch.from_numpy(X)
+    dtype, samples = resolve_precision(precision, where), torch.from_numpy(X)
+    size_of_batches = inference_batch(Store(samples), where)
 
     def bare():
         with torch.inference_mode(), autocast(where, dtype):
             return torch.cat([
                 module.assign(plain_view(part.to(where), size)).float().cpu()
-                for part in samples.split(INFERENCE_BATCH)
+                for part in samples.split(size_of_batches)
             ]).numpy()  # fmt: skip
 
     seconds = medians(

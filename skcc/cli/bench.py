@@ -40,6 +40,9 @@ BENCHMARKS = {
 }
 
 
+_VERDICTS = {True: "pass", False: "fail", None: "n/a"}  # None: this machine cannot do it
+
+
 def add_parser(commands) -> None:
     """Add the command to the command line; options are the parameters of a benchmark's function."""
     bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
@@ -82,10 +85,10 @@ def _bench(options):
 
 def _table(records):
     """Yield the lines of a table as soon as each is known, and a last one with the totals."""
-    form, counts = "{:<42} {:>9}  {:<8} {:<6} {}", {"pass": 0, "fail": 0, "n/a": 0}
+    form, counts = "{:<42} {:>9}  {:<8} {:<6} {}", dict.fromkeys(_VERDICTS.values(), 0)
     yield form.format("figure", "value", "goal", "", "skcc bench")
     for record in records:
-        word = {True: "pass", False: "fail", None: "n/a"}[record["passed"]]
+        word = _VERDICTS[record["passed"]]
         counts[word] += 1
         value = "-" if record["value"] is None else f"{record['value']:.3g}"
         yield form.format(record["figure"], value, record["goal"], word, record["command"])

@@ -155,6 +155,7 @@ class Training:
         self.steps = sum(epoch_pass.steps for epoch_pass in self.passes)
         self.state = TrainingState(self.checkpoint, self.objective, self.optimizers, self.dtype)
         self.history = self.state.restore()
+        self._ahead = {}  # random numbers of the next epoch, if they are drawn already
         self.scheduler = LRScheduler(
             [*self.optimizers.values()], self.learning_rate, self.schedule, self.epochs * self.steps
         )
@@ -221,12 +222,28 @@ class Training:
         sweep_all = _sweep_all(self.objective, self.store, self.views, self.dtype)
         epoch = Epoch(number, sweep_all, generator, self.optimizers.values())
         self.objective.before_epoch(epoch)
-        terms = {}
-        for epoch_pass in self.passes:
-            terms |= epoch_pass.run(generator, self.scheduler, self.device)
+        ahead, self._ahead = self._ahead, {}
+        drawn = ahead.get(number) if not attempt else None
+        sums = {}
+        for place, epoch_pass in enumerate(self.passes):
+            draws = drawn[place] if drawn else epoch_pass.draw(generator)
+            sums |= epoch_pass.run(draws, self.scheduler, self.device)
+        if self._can_draw_ahead() and number + 1 < self.epochs:
+            generator = epoch_generator(self.seed, number + 1)
+            self._ahead = {number + 1: [p.draw(generator) for p in self.passes]}
         if not self.sync_batchnorm:
             average_running_stats(self.objective)
-        return terms
+        return {name: value.item() / steps for name, (value, steps) in sums.items()}
+
+    def _can_draw_ahead(self):
+        """Whether the next epoch can be drawn while the device still computes the last steps."""
+        kind = type(self.objective)
+        hooks = (kind.before_epoch, kind.sample_weights)
+        is_independent = hooks == (Objective.before_epoch, Objective.sample_weights)
+        return is_independent and self._is_asynchronous()
+
+    def _is_asynchronous(self):
+        return self.device.type == "cuda"
 
     def _can_be_captured(self):
         is_private = not self.global_rng and distributed.world_size() == 1
@@ -517,15 +534,32 @@ class EpochPass:
         """Drop all that holds memory of the device."""
         self._graphed = self._tables = self.store = self.update = None
 
-    def run(
-        self, generator: torch.Generator, scheduler: LRScheduler, device: torch.device
-    ) -> dict[str, float]:
-        """Train for a pass; terms are summed on the device and read once.
+    def draw(self, generator: torch.Generator) -> tuple:
+        """Draw the order of the samples, and the augmentation parameters of their views.
 
         Parameters
         ----------
         generator : torch.Generator
             Of the epoch.
+
+        Returns
+        -------
+        draws : tuple
+            For `run`; on the CPU.
+        """
+        order, rows = self._draw_order(generator)
+        tables = self.views.draw(len(self.store), self.store.shape, generator, torch.device("cpu"))
+        return order, rows, tables
+
+    def run(
+        self, draws: tuple, scheduler: LRScheduler, device: torch.device
+    ) -> dict[str, tuple[Tensor, int]]:
+        """Train for a pass; terms are summed on the device, and nothing waits for them.
+
+        Parameters
+        ----------
+        draws : tuple
+            What `draw` returned.
 
         scheduler : LRScheduler
             Asked before each step.
@@ -535,11 +569,11 @@ class EpochPass:
 
         Returns
         -------
-        terms : dict of str to float
-            Means over the steps.
+        sums : dict of str to (Tensor of shape (), int)
+            Sums over the steps, and the number of steps.
         """
-        order, rows = self._draw_order(generator)
-        self._draw_tables(generator, device)
+        order, rows, tables = draws
+        self._keep_tables(tables, device)
         rows = None if rows is None else torch.stack(rows).to(device)
         total: dict[str, Tensor] = {}
         with distributed.global_batch_size(self.size):
@@ -549,7 +583,7 @@ class EpochPass:
                 for name, term in self._run_step(batch, own_rows, index).items():
                     total[name] = total[name] + term if name in total else term
         prefix = "unlabeled " if self.first_index else ""
-        return {prefix + name: value.item() / self.steps for name, value in total.items()}
+        return {prefix + name: (value, self.steps) for name, value in total.items()}
 
     def _draw_order(self, generator):
         """Samples of each step, and rows of the tables if these are not the samples themselves.
@@ -568,11 +602,10 @@ class EpochPass:
         mine = distributed.rank_slice(self.size)
         return order.view(self.steps, self.size)[:, mine.start : mine.stop].unbind()
 
-    def _draw_tables(self, generator, device):
-        """Draw augmentation parameters, in the memory of the old ones: a CUDA graph reads it."""
-        drawn = self.views.draw(len(self.store), self.store.shape, generator, device)
+    def _keep_tables(self, drawn, device):
+        """Put augmentation parameters into the memory of the old ones: a CUDA graph reads it."""
         if self._tables is None:
-            self._tables = drawn
+            self._tables = [{name: column.to(device) for name, column in t.items()} for t in drawn]
             return
         for old, new in zip(self._tables, drawn, strict=True):
             for name, column in new.items():
