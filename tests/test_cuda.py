@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import weakref
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +43,13 @@ def train(work, **options):
     settings = {"epochs": 3, "batch_size": work.batch, "learning_rate": 1e-3, "seed": 0}
     settings |= {"weight_decay": 0.0, "schedule": "one-cycle"}
     return engine.train(work.objective, work.store, work.views, **settings | options).history
+
+
+@cache
+def trained(method):
+    """The history and the weights of plain training."""
+    work = workload(method)
+    return SimpleNamespace(history=train(work), weights=work.objective.state_dict())
 
 
 # -- no operation mixes tensors of the host with those of the device ------------------------
@@ -197,35 +204,39 @@ def test_a_replayed_step_reads_its_new_arguments_and_keeps_old_results(pretended
 
 @every_method
 def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monkeypatch):
-    histories, weights, tapes = [], [], []
-    replay = Tape.replay
+    tapes, replay = [], Tape.replay
     monkeypatch.setattr(Tape, "replay", lambda tape: tapes.append(tape) or replay(tape))
     monkeypatch.setattr(engine.Training, "_can_be_captured", lambda training: True)
-    for graphs in (False, True):
-        work = workload(method)
-        histories.append(train(work, cuda_graphs=graphs))
-        weights.append(work.objective.state_dict())
+    work = workload(method)
+    history, plain = train(work, cuda_graphs=True), trained(method)
     assert len(tapes) == 3 * 2 - 3
-    for plain, replayed in zip(*histories, strict=True):
-        assert replayed == pytest.approx(plain, rel=1e-5)
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, msg=name, rtol=1e-3, atol=1e-5)
+    for terms, expected in zip(history, plain.history, strict=True):
+        assert terms == pytest.approx(expected, rel=1e-5)
+    for name, value in work.objective.state_dict().items():
+        torch.testing.assert_close(value, plain.weights[name], msg=name, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("method", "events"),
-    [("contrastive", "draw draw end draw end end"), ("twin", "draw end draw end draw end")],
-)
-def test_an_epoch_that_is_drawn_while_the_device_computes_is_the_same(method, events, monkeypatch):
-    """The twin's noise comes first from the generator of an epoch, so it has to wait."""
+def test_an_epoch_that_is_drawn_while_the_device_computes_is_the_same(monkeypatch):
     seen, draw = [], engine.EpochPass.draw
-    plain = train(workload(method))
     monkeypatch.setattr(engine.Training, "_is_asynchronous", lambda training: True)
     monkeypatch.setattr(
         engine.EpochPass, "draw", lambda p, generator: seen.append("draw") or draw(p, generator)
     )
-    assert train(workload(method), report=lambda *_: seen.append("end")) == plain
-    assert " ".join(seen) == events
+    history = train(workload(), report=lambda *_: seen.append("end"))
+    assert history == trained("contrastive").history
+    assert " ".join(seen) == "draw draw end draw end end"
+
+
+def test_nothing_is_drawn_ahead_of_the_noise_of_twins(monkeypatch):
+    """It comes first from the generator of an epoch."""
+    monkeypatch.setattr(engine.Training, "_is_asynchronous", lambda training: True)
+    work = workload("twin")
+    settings = {"weight_decay": 0.0, "schedule": "constant", "seed": 0, "learning_rate": 1e-3}
+    training = engine.Training(
+        work.objective, work.store, work.views, epochs=3, batch_size=8, **settings
+    )
+    assert not training._can_draw_ahead()
+    training.release()
 
 
 def test_memory_that_runs_out_in_a_capture_is_said_so(monkeypatch, pretended_graphs):
@@ -258,9 +269,8 @@ def test_memory_that_runs_out_in_a_capture_is_said_so(monkeypatch, pretended_gra
 # -- memory is given back at once ---------------------------------------------------------------
 
 
-@every_method
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_after_fit_nothing_waits_for_the_garbage_collector(method, monkeypatch):
+def test_after_fit_nothing_waits_for_the_garbage_collector(monkeypatch):
     alive, run = [], engine.Training.run
 
     def remember(training):
@@ -270,7 +280,7 @@ def test_after_fit_nothing_waits_for_the_garbage_collector(method, monkeypatch):
 
     monkeypatch.setattr(engine.Training, "run", remember)
     X = torch.randint(256, (16, 8, 8, 3), generator=torch.Generator().manual_seed(0)).byte()
-    model = METHODS[method].__class__(
+    model = TwinContrastClustering(
         2, max_epochs=1, batch_size=8, readout="head", random_state=0, device="cpu"
     )
     gc.collect()
@@ -354,20 +364,18 @@ def test_each_view_of_a_joint_batch_has_its_own_statistics(shape):
 
 
 def test_the_compiled_step_trains_the_same_in_half_the_calls(monkeypatch):
-    compiled, counts, histories = [], [], []
+    compiled, calls = [], []
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
-    for compile_step in (False, True):
-        work = workload()
-        names, calls = set(work.objective.state_dict()), []
-        work.objective.backbone.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        histories.append(train(work, compile_step=compile_step))
-        counts.append(len(calls))
-        assert set(work.objective.state_dict()) == names
-        assert not any(isinstance(m, PerViewBatchNorm) for m in work.objective.modules())
-    assert counts == [2 * 3 * 2, 3 * 2]
+    work = workload()
+    names = set(work.objective.state_dict())
+    work.objective.backbone.register_forward_hook(lambda *_: calls.append(1))
+    history = train(work, compile_step=True)
+    assert len(calls) == 3 * 2, "one for both views in each step"
     assert compiled == [{"dynamic": False}] * 2
-    for plain, joint in zip(*histories, strict=True):
-        assert joint == pytest.approx(plain, rel=1e-3)
+    assert set(work.objective.state_dict()) == names
+    assert not any(isinstance(m, PerViewBatchNorm) for m in work.objective.modules())
+    for joint, expected in zip(history, trained("contrastive").history, strict=True):
+        assert joint == pytest.approx(expected, rel=1e-3)
 
 
 def test_networks_of_other_layers_take_one_view_per_call():
