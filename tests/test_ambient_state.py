@@ -212,6 +212,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 
 @needs_fork
+@pytest.mark.processes
 def test_a_forked_child_predicts():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=90)
 

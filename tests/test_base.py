@@ -61,7 +61,8 @@ ON_KINDS += [(cls, kind) for cls in ESTIMATORS[1:] for kind in ("NHWC uint8", "p
 @pytest.mark.parametrize(("cls", "kind"), ON_KINDS)
 def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
     X = kinds_of_x[kind]
-    model = quick(cls)
+    size = None if kind == "vectors" else 8
+    model = quick(cls, image_size=size)
     np.testing.assert_array_equal(model.fit_predict(X, y=None), model.labels_)
     n, p, features = 120, model.predict_proba(X), model.transform(X)
     assert model.labels_.shape == (n,)
@@ -81,7 +82,7 @@ def test_all_methods_on_all_kinds_of_images(cls, kinds_of_x, kind):
         assert model.n_features_in_ == 1
     else:
         assert model.n_features_in_ == np.prod(X.shape[1:])
-    again = quick(cls)
+    again = quick(cls, image_size=size)
     np.testing.assert_array_equal(again.fit_transform(X), features)
     np.testing.assert_array_equal(again.labels_, model.labels_)
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from itertools import product
 from pathlib import Path
 
 import joblib
@@ -78,10 +79,14 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("cls", "variant"),
+    [*product(ESTIMATORS[:1], VARIANTS), *product(ESTIMATORS[1:], ["defaults", "k-means"])],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_saved_estimator_is_the_same_estimator(cls, shapes, tmp_path, variant):
     X = shapes[0]
-    model = cls(**QUICK | VARIANTS[variant]).fit(X)
+    model = cls(**QUICK | {"image_size": 8} | VARIANTS[variant]).fit(X)
     model.save(tmp_path / "m")
     loaded = cls.load(tmp_path / "m")
     assert_alike(loaded, model, X)

@@ -21,6 +21,7 @@ pytestmark = [
     ),
 ]
 SETTINGS = {"n_clusters": 3, "max_epochs": 4, "batch_size": 40, "random_state": 0}
+SETTINGS |= {"image_size": 8, "readout": "head"}
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_default_snapshot_epochs(max_epochs, epochs):
 
 def test_commands_draw_figures(tmp_path, capsys):
     arguments = ["--dataset", "digits", "--images", "60", "--out", str(tmp_path / "digits"),
-                 "--set", "max_epochs=2"]  # fmt: skip
+                 "--set", "max_epochs=2", "readout=head"]  # fmt: skip
     for name in ("similarity", "evolution"):
         assert main(["reproduce", name, *arguments]) == 0
         told = json.loads(capsys.readouterr().out)

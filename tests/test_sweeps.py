@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Graph is not fully connected"),
     pytest.mark.filterwarnings("ignore:the number of connected components"),
 ]
-QUICK = {"max_epochs": 2, "batch_size": 40, "image_size": 8}
+QUICK = {"max_epochs": 2, "batch_size": 40, "image_size": 8, "readout": "head"}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from skcc.training import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 METHODS = pytest.mark.parametrize("cls", [ContrastiveClustering, TwinContrastClustering])
-SHORT = {"readout": "head", "max_epochs": 2, "batch_size": 40, "random_state": 0}
+SHORT = {"readout": "head", "max_epochs": 2, "batch_size": 40, "random_state": 0, "image_size": 8}
 
 
 class Recorder(Objective):
@@ -118,7 +118,7 @@ def test_they_change_what_is_learned_and_are_not_clustered(cls, shapes):
 def test_they_help_where_there_are_few(cls, shapes):
     """With as many passes over few images, those that also saw others tell instances better."""
     images, _ = shapes
-    how = {"max_epochs": 5, "batch_size": 20, "random_state": 0}
+    how = {"max_epochs": 5, "batch_size": 20, "random_state": 0, "readout": "head"}
     few = cls(3, **how).fit(images[:20])
     more = cls(3, **how).fit(images[:20], unlabeled=images[20:])
     assert more.history_[-1]["instance"] < few.history_[-1]["instance"] - 0.1
