@@ -276,7 +276,7 @@ def _gather_headers(headers):
 def _warn_of_losses(headers):
     """Warn of pages, channels and gray levels that files hold and images do not."""
     n_pages, n_alpha = sum(h.has_pages for h in headers), sum(h.has_alpha for h in headers)
-    deep = max((h.deep_high for h in headers if h.deep_high is not None), default=0)
+    deep = [h.deep_high for h in headers if h.deep_high is not None]
     lost = []
     if n_pages:
         lost.append(
@@ -288,10 +288,10 @@ def _warn_of_losses(headers):
             f"{n_alpha} TIFF file(s) whose fourth channel is read as transparency, on white. If it "
             "is a channel like the others, give arrays"
         )
-    if 0 < deep < _DARK_SHARE * WHITE_16_BIT:
+    if deep and 0 < max(deep) < _DARK_SHARE * WHITE_16_BIT:
         lost.append(
-            f"files of 16 bits with values up to {deep} of {WHITE_16_BIT:.0f}, so that all images "
-            "are nearly black. Give arrays, scaled by one number for all images, as X / 4095 is"
+            f"{len(deep)} file(s) of 16 bits with values up to {max(deep)} of {WHITE_16_BIT:.0f}: "
+            "they are dark. Give arrays, scaled by one number for all images, as X / 4095 is"
         )
     if lost and distributed.is_rank_zero():
         warn("X holds " + "; ".join(lost), ImageReadWarning)
