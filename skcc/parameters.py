@@ -69,8 +69,8 @@ class SharedParameters(BaseEstimator):
         Passes over the images. "auto" goes by a budget of optimizer steps.
 
     max_seconds : float, default=None
-        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
-        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
+        Wall-clock seconds that training may take. It ends after the last epoch that fits, with a
+        warning; with `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
 
     batch_size : int, default="auto"
         Images per optimizer step. "auto" goes by the number of images and clusters.
