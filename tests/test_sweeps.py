@@ -172,7 +172,7 @@ def test_errors_come_before_the_first_run(bunch, tmp_path):
         ValueError, match="no method magic; there are adc, agglomerative, autoencoder, contrastive"
     ):
         table(bunch, tmp_path, ("kmeans", "magic"))
-    with pytest.raises(ValueError, match="Invalid parameter 'colour'"):
+    with pytest.raises(ValueError, match="no parameter 'colour'"):
         table(bunch, tmp_path, ("kmeans", "contrastive"), colour=3)
     with pytest.raises(ValueError, match="no settings for contrastive on shapes"):
         list(sweeps.table(bunch, ["kmeans", "contrastive"], seeds=1, out=tmp_path,

@@ -43,13 +43,13 @@ BENCHMARKS = {
 _VERDICTS = {True: "pass", False: "fail", None: "n/a"}  # None: this machine cannot do it
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line; options are the parameters of a benchmark's function."""
-    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
+    bench = commands.add_parser(name, help=summary)
     benchmarks = bench.add_subparsers(dest="bench", required=True)
-    for name, function in BENCHMARKS.items():
-        summary, *_ = inspect.getdoc(function).splitlines()
-        parser = benchmarks.add_parser(name, help=summary, description=summary)
+    for benchmark, function in BENCHMARKS.items():
+        first, *_ = inspect.getdoc(function).splitlines()
+        parser = benchmarks.add_parser(benchmark, help=first, description=first)
         parser.set_defaults(handler=_bench, function=function)
         parser.add_argument(
             "--threads", type=int, default=1, help="of torch on the CPU (default: 1)"

@@ -23,10 +23,9 @@ EXAMPLES = """examples:
 """
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line."""
-    summary = "say how many clusters there may be, by several criteria"
-    parser = add_command(commands, "suggest", _suggest, summary, EXAMPLES)
+    parser = add_command(commands, name, _suggest, summary, EXAMPLES)
     parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
     parser.add_argument(
         "--range",

@@ -37,6 +37,7 @@ HUES = (
     *((215, 0.05), (355, 0.02), (130, -0.02), (285, -0.12), (20, -0.15)),
 )
 GOLDEN_ANGLE = 137.508
+FEW_PHOTOS = 20_000  # with less, a network from scratch learns colours rather than things
 N_SHADES = 20  # of cells in the table of classes
 
 
@@ -89,6 +90,26 @@ class Clustering:
         if self.classes is None or not len(self.valid):
             return clustering_scores(None, self.labels)
         return clustering_scores(np.asarray(self.classes)[self.valid], self.labels[self.valid])
+
+
+def are_few_photos(settings: Mapping[str, object], n: int) -> bool:
+    """Tell whether colour images are too few to learn from scratch what is on them.
+
+    Parameters
+    ----------
+    settings : mapping of str to object
+        Of a run; those of an embedder begin with "embedder__".
+
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    are_few : bool
+        False with an embedder, and for gray images.
+    """
+    has_embedder = any(name.startswith("embedder__") for name in settings)
+    return settings.get("augment") == "natural" and not has_embedder and n < FEW_PHOTOS
 
 
 def write_page(
@@ -209,6 +230,8 @@ def _summary(clustering, estimator, embedder):
         "n_valid": len(clustering.valid),
         "n_clusters": estimator.n_clusters,
         "n_empty": estimator.n_clusters - n_used,
+        "are_few_photos": embedder is None
+        and are_few_photos(estimator.settings_, len(clustering.labels)),
         "mean_probability": _mean(probabilities),
         "scores": {k: score for k, score in clustering.scores().items() if score is not None},
     }
