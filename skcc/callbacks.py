@@ -126,12 +126,13 @@ class Progress:
     verbose : int
         0 shows nothing.
 
-    end : float, default=inf
-        Time of the monotonic clock at which training ends in any case.
+    end : float, default=None
+        Time of the monotonic clock at which training ends in any case; None if it does not.
     """
 
-    def __init__(self, title: str, epochs: int, n: int, verbose: int, end: float = math.inf):
-        self.title, self.epochs, self.n, self.end = title, epochs, n, end
+    def __init__(self, title: str, epochs: int, n: int, verbose: int, end: float | None = None):
+        self.title, self.epochs, self.n = title, epochs, n
+        self.end = math.inf if end is None else end
         self._bar = self._first_epoch = None
         self._last_line = self._started = time.monotonic()
         self._verbose = _is_shown(verbose)
