@@ -5,6 +5,7 @@ Neither building nor reading the site needs a network. Two environment variables
 Python, NumPy, scikit-learn and torch, and links to their pages.
 """
 
+import itertools
 import os
 import re
 import sys
@@ -80,6 +81,24 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
 }
 
+
+
+def _api_groups(text):
+    """Headings of the page of the API, each with the names below it and their pages."""
+    heading, module, names = "", "", []
+    for line, after in itertools.pairwise([*text.splitlines(), ""]):
+        if set(after) == {"="} and line:
+            if names:
+                yield heading, names
+            heading, names = line.replace("``", ""), []
+        elif line.startswith(".. currentmodule:: "):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   [\w.]+", line):
+            shown = f"{module.split('.')[-1]}.{line.strip()}" if module != "skcc" else line.strip()
+            names.append((shown, f"api/{module}.{line.strip()}"))
+    yield heading, names
+
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skcc"
 html_favicon = "static/favicon.svg"
@@ -100,7 +119,9 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "changelog": [], "log": [], "api": ["sidebar-nav-bs"]}
+html_sidebars = dict.fromkeys(["index", "getting-started", "faq", "changelog", "log"], [])
+html_sidebars |= {"api": ["api-groups"], "api/*": ["api-groups"]}
+html_context["api_groups"] = list(_api_groups((HOME / "docs" / "api.rst").read_text()))
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

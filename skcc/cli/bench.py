@@ -10,7 +10,7 @@ from skcc.benchmarks.goals import measure_all
 from skcc.benchmarks.gpu import gpu
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
-from skcc.benchmarks.predict import predict
+from skcc.benchmarks.predict import predict, serve
 from skcc.benchmarks.processes import processes
 from skcc.benchmarks.quality import quality
 from skcc.benchmarks.readout import readout
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "step": step,
     "predict": predict,
     "readout": readout,
+    "serve": serve,
     "memory": memory,
     "scaling": scaling,
     "processes": processes,
