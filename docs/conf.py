@@ -119,7 +119,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = dict.fromkeys(["index", "getting-started", "faq", "changelog", "log"], [])
+html_sidebars = {page: [] for page in ("index", "getting-started", "faq", "changelog", "log")}
 html_sidebars |= {"api": ["api-groups"], "api/*": ["api-groups"]}
 html_context["api_groups"] = list(_api_groups((HOME / "docs" / "api.rst").read_text()))
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
