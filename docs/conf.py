@@ -82,7 +82,6 @@ sphinx_gallery_conf = {
 }
 
 
-
 def _api_groups(text):
     """Headings of the page of the API, each with the names below it and their pages."""
     heading, module, names = "", "", []
