@@ -136,6 +136,20 @@ def test_predict(run, photos, tmp_path, capfdbinary):
     for paths in ([str(photos)], [str(photos / "kind*" / "*.png")], sorted(photos.iterdir())):
         assert main(["predict", str(run), *map(str, paths), "--quiet"]) == 0
         assert capfdbinary.readouterr() == (expected, b"")
+    names = tmp_path / "names.json"
+    names.write_text('{"0": "bars", "2": "bars"}')
+    assert main(["predict", str(run), str(photos), "--quiet", "--rename", str(names)]) == 0
+    named = list(csv.DictReader(capfdbinary.readouterr().out.decode().splitlines()))
+    called = {"0": "bars", "1": "1", "2": "bars"}
+    assert [r["cluster"] for r in named] == [
+        called[r["cluster"]] for r in table(run / "labels.csv")
+    ]
+    for wrong, told in (('{"3": "x"}', b"cluster 3; the model has 0 to 2"), ("[1]", b"no file of"),
+                        ('{"0": "=1"}', b"does not begin with"), ('{"a": "x"}', b"no file of"),
+                        ('{"1": 2}', b"wanted text"), ("{", b"no file of")):  # fmt: skip
+        names.write_text(wrong)
+        assert main(["predict", str(run), str(photos), "--rename", str(names)]) == 1
+        assert told in capfdbinary.readouterr().err
     assert main(["predict", str(photos), str(photos)]) == 1
     assert b"is a folder without model.safetensors" in capfdbinary.readouterr().err
     one = next(photos.rglob("07.png"), None) or next(photos.rglob("08.png"))

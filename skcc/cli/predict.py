@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from skcc import distributed
+from skcc import distributed, pipelines
 from skcc.cli.inputs import find_images, load, set_parameters
 from skcc.cli.options import (
     add_command,
@@ -22,6 +22,7 @@ from skcc.report import outputs
 EXAMPLES = """examples:
   skcc predict out/ new/ -o labels.csv                the model of a run, on a folder
   skcc predict out/model.safetensors *.jpg
+  skcc predict out/ new/ --rename names.json          names that you gave on the page
   skcc predict out/model.safetensors new/ --json | jq 'select(.cluster == 3).path'
 """
 
@@ -36,6 +37,9 @@ def add_parser(commands, name: str, summary: str) -> None:
         "paths", metavar="PATH", nargs="+", help="folders of images, images, or patterns in quotes"
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--rename", metavar="JSON", help="names of clusters that the page exported, to be written"
+    )
     add_weights_file_option(parser, "where the weights of the pre-trained network are now")
     add_reading_options(parser)
     add_output_options(parser, "write a JSON object per line instead of CSV")
@@ -50,8 +54,10 @@ def _predict(options):
         set_parameters(estimator, reading_parameters(options))
         files = [file for path in options.paths for file in find_images(path)[0]]
         print_message(options, f"{count(len(files), 'image')} in {join_some(options.paths)}")
+        n_clusters = pipelines.parts(estimator)[1].n_clusters
+        names = outputs.read_names(options.rename, n_clusters) if options.rename else None
         to_bytes = outputs.labels_as_json if options.json else outputs.labels_as_csv
-        table = to_bytes([str(file) for file in files], *predict_labels(estimator, files))
+        table = to_bytes([str(file) for file in files], *predict_labels(estimator, files), names)
     if not distributed.is_rank_zero():
         return
     if options.out:
