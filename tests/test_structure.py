@@ -133,7 +133,8 @@ def test_the_table_of_contents_is_sorted_and_complete():
     assert skcc.__all__ == sorted(skcc.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(skcc, name) for name in skcc.__all__)
     assert {*skcc.__all__, "datasets", "plotting"} <= {*dir(skcc)}
-    homes = {name: getattr(skcc, name).__module__ for name in skcc.__all__}
+    assert {*skcc.__all__} <= {*skcc._HOME_OF}
+    homes = {name: getattr(skcc, name).__module__ for name in skcc._HOME_OF}
     assert homes | {"ImageEmbedder": "skcc.embedding"} == skcc._HOME_OF
     assert {f"skcc.{name}" for name in skcc._MODULES} <= {
         f"skcc.{name.removesuffix('.__init__')}" for name in FILES

@@ -1,6 +1,7 @@
 """The ``skcc`` command: its parser, the printing of records, and errors."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.arguments = arguments
     from skcc import distributed  # imports torch
 
+    with contextlib.suppress(AttributeError, ValueError):  # of streams that are no files
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
     try:
         for record in options.handler(options):
             if distributed.is_rank_zero():

@@ -273,7 +273,7 @@ def _check_names_inside(names, folder):
     """Raise if a name leads out of the folder, directly or through the link of another name."""
     parents = {parent for name in names for parent in Path(name).parents}
     for name in names:
-        if os.path.isabs(name) or ".." in Path(name).parts:
+        if Path(name).anchor or ".." in Path(name).parts:  # on Windows a drive is one, too
             raise ValueError(f"{name!r} leads out of {folder}")
         if Path(name) in parents:
             raise ValueError(f"{name!r} is also the folder of another image")

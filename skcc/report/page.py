@@ -161,10 +161,9 @@ def write_page(
     image_format = pipelines.image_format(estimator)
     if image_format is None:
         raise ValueError("the page shows images; the estimator was fitted on vectors")
-    pictures = _pictures(
+    shape, clusters, points, height = _pictures(
         clustering, embedder or clusterer, clusterer.n_clusters, image_format, n_jobs
     )
-    shape, clusters, points, height = pictures
     curves = _curves(clusterer.history_)
     page = _render(
         **_summary(clustering, clusterer, embedder),
