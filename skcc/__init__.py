@@ -65,9 +65,9 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {
-    "augment", "backbones", "callbacks", "cluster_number", "data", "datasets", "decoders", "distributed",
-    "exceptions", "losses", "metrics", "objective", "pipelines", "plotting", "readouts", "report",
-    "similarity",
+    "augment", "backbones", "callbacks", "cluster_number", "data", "datasets", "decoders",
+    "distributed", "exceptions", "losses", "metrics", "objective", "pipelines", "plotting",
+    "readouts", "report", "similarity",
 }  # fmt: skip
 
 

@@ -150,7 +150,9 @@ def sweep(
             distributed.raise_on_all_ranks(),
         ):
             # A rank without samples computes one row, because it needs the shape.
-            rows = torch.cat(list(store.sweep(rows_of, batch_size or size, own_indices or range(1))))
+            rows = torch.cat(
+                list(store.sweep(rows_of, batch_size or size, own_indices or range(1)))
+            )
     finally:
         module.train(training)
     store.invalid = distributed.merge_dicts(store.invalid)
