@@ -1,8 +1,17 @@
 """A few images cost less than many, and each gets the same bits in any company."""
 
+import json
+import re
+import threading
+import urllib.error
+import urllib.request
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from skcc import ContrastiveClustering
@@ -72,3 +81,30 @@ def test_threads_have_trials_of_their_own():
     finally:
         torch.set_num_threads(before)
     assert len(model._fitted_model()._batch_sizes) == 2
+
+
+@pytest.mark.filterwarnings("ignore:batches of")
+def test_the_server_of_the_page_answers(tmp_path, monkeypatch):
+    """With the label of an image, and an error for what is none, such as the path of a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 1)
+    Path("photos").mkdir()
+    for i, image in enumerate(X[:12]):
+        Image.fromarray(image).save(f"photos/{i}.png")
+    page = Path(__file__).parents[1] / "docs" / "servers.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    space = {"ContrastiveClustering": ContrastiveClustering}
+    exec(next(block for block in blocks if "do_POST" in block), space)  # ours, not a user's
+    monkeypatch.setattr(space["Handler"], "log_message", lambda *_: None)
+    expected = space["model"].predict_proba(["photos/3.png"])[0]
+    with ThreadingHTTPServer(("127.0.0.1", 0), space["Handler"]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        with urllib.request.urlopen(address, Path("photos/3.png").read_bytes()) as answer:
+            got = json.load(answer)
+        assert got == {"cluster": expected.argmax(), "probability": expected.max()}
+        for wrong in (b"nothing", b"photos/3.png"):
+            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+                urllib.request.urlopen(address, wrong)
+            refused.value.close()
+        server.shutdown()
