@@ -28,11 +28,14 @@ def tables(page):
         datasets = [cell.split(",")[0].strip() for cell in header.split("|")]
         for line in body.splitlines():
             name, *cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
-            *_, row = re.findall(r"`(\w+)`", name)
+            *_, row = re.findall(r"`(\w+)`", name)  # the last name is that of the row
             yield from ((dataset, row, cell) for dataset, cell in zip(datasets, cells, strict=True))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/comparison.md"])
+PAGES = ["README.md", "docs/index.md", "docs/comparison.md", "docs/contrastive-clustering.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_figures_of_a_page_are_those_of_the_records(page):
     found = list(tables(page))
     assert {row for _, row, _ in found} >= {"contrastive", "kmeans"}
