@@ -112,15 +112,19 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
     "show_prev_next": False,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "api": [], "api/*": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+_groups = list(_api_groups((HOME / "docs" / "api.rst").read_text()))
+_pages_of_api = ["api", *(page for _, names in _groups for _, page in names)]
+html_theme_options["secondary_sidebar_items"] = {"**": ["page-toc"]} | {
+    page: [] for page in ("index", *_pages_of_api)
+}
 html_sidebars = {page: [] for page in ("index", "getting-started", "faq", "changelog", "log")}
 html_sidebars |= {"api": ["api-groups"], "api/*": ["api-groups"]}
-html_context["api_groups"] = list(_api_groups((HOME / "docs" / "api.rst").read_text()))
+html_context["api_groups"] = _groups
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
