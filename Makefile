@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_callbacks.py tests/test_contract.py tests/test_data.py t
 	two_workers_find_what_one_does cross_validated_probabilities_and_scores) \
 	tests/test_report.py::test_the_page_loads_nothing_and_what_users_named_is_text
 
-.PHONY: demo test test-newest test-oldest test-methods test-processes test-site test-all docs docs-fast docs-check gpu \
+.PHONY: dist typing demo test test-newest test-oldest test-methods test-processes test-site test-all docs docs-fast docs-check gpu \
 	gpu-cifar10 gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
@@ -46,7 +46,7 @@ test-site: .venv/installed
 
 # Everything, with many more random inputs; then scikit-learn's checks without the switch that lets SciPy
 # use arrays of other libraries.
-test-all: lint .venv/installed test-oldest
+test-all: lint typing .venv/installed test-oldest
 	$(PYTEST) -m "long or not long" --hypothesis-profile=long
 	SCIPY_ARRAY_API=0 $(PYTEST) tests/test_contract.py
 
@@ -93,6 +93,15 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive skcc
 
+# Types of the public API, as code of users meets them; the first run takes a minute.
+typing: .venv/installed
+	$(BIN)/python -m mypy
+
+# The sdist and the wheel, into dist/.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 # Known vulnerabilities of the installed packages. It needs PyPI's database, so `make test` does not
 # include it. The last line says whether the database could be reached.
 audit: .venv/installed
@@ -115,4 +124,4 @@ $(OLDEST)/installed: .venv/installed Makefile
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache docs/_build docs/api docs/gallery
+	rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache dist docs/_build docs/api docs/gallery

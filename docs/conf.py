@@ -5,6 +5,7 @@ Neither building nor reading the site needs a network. Two environment variables
 Python, NumPy, scikit-learn and torch, and links to their pages.
 """
 
+import itertools
 import os
 import re
 import sys
@@ -80,6 +81,23 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
 }
 
+
+def _api_groups(text):
+    """Headings of the page of the API, each with the names below it and their pages."""
+    heading, module, names = "", "", []
+    for line, after in itertools.pairwise([*text.splitlines(), ""]):
+        if set(after) == {"="} and line:
+            if names:
+                yield heading, names
+            heading, names = line.replace("``", ""), []
+        elif line.startswith(".. currentmodule:: "):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   [\w.]+", line):
+            shown = f"{module.split('.')[-1]}.{line.strip()}" if module != "skcc" else line.strip()
+            names.append((shown, f"api/{module}.{line.strip()}"))
+    yield heading, names
+
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skcc"
 html_favicon = "static/favicon.svg"
@@ -94,13 +112,19 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
     "show_prev_next": False,
-    "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "changelog": [], "log": [], "api": ["sidebar-nav-bs"]}
+_groups = list(_api_groups((HOME / "docs" / "api.rst").read_text()))
+_pages_of_api = ["api", *(page for _, names in _groups for _, page in names)]
+html_theme_options["secondary_sidebar_items"] = {"**": ["page-toc"]} | {
+    page: [] for page in ("index", *_pages_of_api)
+}
+html_sidebars = {page: [] for page in ("index", "getting-started", "faq", "changelog", "log")}
+html_sidebars |= {"api": ["api-groups"], "api/*": ["api-groups"]}
+html_context["api_groups"] = _groups
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -7,6 +7,7 @@ method yields, and keeps the weights. Everything after `fit` is computed by a
 
 import copy
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
@@ -79,7 +80,7 @@ class BaseDeepClusterer(
 
     @limited_threads()
     @default_torch_state()
-    def fit(self, X, y=None, *, unlabeled=None):
+    def fit(self, X, y=None, *, unlabeled=None) -> Self:
         """Train on images, and cluster them.
 
         Ctrl-C ends training early and keeps what was learned. Under ``torchrun``, all processes
@@ -178,7 +179,7 @@ class BaseDeepClusterer(
         tasks.end(lambda: vars(self))
 
     @default_torch_state()
-    def start_from(self, fitted):
+    def start_from(self, fitted) -> Self:
         """Let the next `fit` begin with features that another estimator has learned.
 
         The backbone is taken over, also from another method; the heads, and with them the clusters,
@@ -278,7 +279,7 @@ class BaseDeepClusterer(
     # -- after fit --------------------------------------------------------------------------
 
     @default_torch_state()
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """Find the cluster of each image.
 
         Parameters
@@ -306,7 +307,7 @@ class BaseDeepClusterer(
         return store.scatter_to_input(labels, -1)
 
     @default_torch_state()
-    def predict_proba(self, X):
+    def predict_proba(self, X) -> np.ndarray:
         """Compute soft assignments of images to clusters.
 
         Parameters
@@ -334,7 +335,7 @@ class BaseDeepClusterer(
         return model.rows_of(store, model.assign)
 
     @default_torch_state()
-    def transform(self, X):
+    def transform(self, X) -> np.ndarray:
         """Compute features of images, mostly the output of the backbone.
 
         Parameters
@@ -360,7 +361,7 @@ class BaseDeepClusterer(
         return model.rows_of(store, model.objective.embed)
 
     @default_torch_state()
-    def score(self, X, y=None):
+    def score(self, X, y=None) -> float:
         """How well two random views of an image agree on its cluster; needs no labels.
 
         Parameters

@@ -6,6 +6,7 @@ with older releases everything except `set_callbacks` works.
 
 import contextlib
 import csv
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -79,6 +80,8 @@ except ImportError:
         return method
 
 
+# A short bar, so that the terms of the loss are not cut off.
+_BAR = "{desc} {n_fmt}/{total_fmt} |{bar:10}| {elapsed}<{remaining}{postfix}"
 _LINE_SECONDS = 5.0  # between two lines without tqdm
 
 
@@ -122,10 +125,14 @@ class Progress:
 
     verbose : int
         0 shows nothing.
+
+    end : float, default=None
+        Time of the monotonic clock at which training ends in any case; None if it does not.
     """
 
-    def __init__(self, title: str, epochs: int, n: int, verbose: int):
+    def __init__(self, title: str, epochs: int, n: int, verbose: int, end: float | None = None):
         self.title, self.epochs, self.n = title, epochs, n
+        self.end = math.inf if end is None else end
         self._bar = self._first_epoch = None
         self._last_line = self._started = time.monotonic()
         self._verbose = _is_shown(verbose)
@@ -134,7 +141,7 @@ class Progress:
                 from tqdm.auto import tqdm
             except ImportError:
                 return
-            self._bar = tqdm(total=epochs, desc=title, unit="epoch", dynamic_ncols=True)
+            self._bar = tqdm(total=epochs, desc=title, dynamic_ncols=True, bar_format=_BAR)
 
     def __enter__(self):
         return self
@@ -166,6 +173,8 @@ class Progress:
         values = {name: f"{value:.3f}" for name, value in terms.items()}
         values["images/s"] = f"{self.n / max(seconds, 1e-9):.0f}"
         if self._bar is not None:
+            if self.end < math.inf:
+                values["at most"] = f"{max(0, self.end - time.monotonic()):.0f}s"
             self._bar.set_postfix(values, refresh=False)
             self._bar.update(epoch + 1 - self._bar.n)
             return
@@ -176,7 +185,7 @@ class Progress:
 
     def _print_line(self, epoch, values, now):
         seconds_per_epoch = (now - self._started) / (epoch + 1 - self._first_epoch)
-        remaining = seconds_per_epoch * (self.epochs - epoch - 1)
+        remaining = min(seconds_per_epoch * (self.epochs - epoch - 1), max(0, self.end - now))
         text = "  ".join(f"{name} {value}" for name, value in values.items())
         print(
             f"{self.title}  epoch {epoch + 1}/{self.epochs}  {text}  {remaining:.0f} s left",

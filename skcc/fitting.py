@@ -318,7 +318,7 @@ def tell_outcome(estimator, counts: np.ndarray) -> None:
             ConvergenceWarning,
         )
     if used < k:
-        what = f"{k - used} of {k} clusters are empty"
+        what = f"{k - used} of {k} clusters {'is' if k - used == 1 else 'are'} empty"
     elif k > 1 and largest > COLLAPSED:
         what = f"one of {k} clusters holds {largest:.0%} of the samples"
     else:

@@ -10,13 +10,15 @@ from torch.nn import functional as F
 
 from skcc import distributed
 from skcc.augment import Views
-from skcc.data import SampleStore
+from skcc.data import SampleStore, Store
 from skcc.data.decoding import none_could_be_read
 from skcc.exceptions import ImageReadWarning, warn
 from skcc.objective import Objective
 from skcc.readouts import TorchClassifier, k_means
 from skcc.rng import private_rng
-from skcc.training.sweep import device_of, sweep
+from skcc.training.sweep import SMALL_BATCHES, device_of, inference_batch, sweep
+
+_PAIR_BY_PAIR = "donot_use_mm_for_euclid_dist"  # so that no row depends on the size of the batch
 
 
 class FittedModel:
@@ -25,11 +27,13 @@ class FittedModel:
     def __init__(self, objective: Objective, views: Views, draws: bool, dtype: torch.dtype):
         self.objective, self.views, self.draws, self.dtype = objective, views, draws, dtype
         self.device = device_of(objective)
+        self._batch_sizes: dict[tuple, tuple[int, ...]] = {}  # found by trial
         self.order = torch.arange(0)
         self.centers = self.variance = self.classifier = None
 
     def set_readout(self, order, centers=None, variance=None, classifier=None) -> None:
         """Set how clusters are read off; without centres or classifier, it is the head."""
+        self._batch_sizes = {}
         self.order = torch.tensor(order, device=self.device)
         if classifier is not None:
             self.classifier = TorchClassifier(classifier, self.device)
@@ -44,7 +48,8 @@ class FittedModel:
             return self.classifier(self.objective.embed(view))[:, self.order]
         if self.centers is None:
             return self.objective.assign(view)[:, self.order]
-        distance = torch.cdist(F.normalize(self.objective.embed(view).float()), self.centers)
+        features = F.normalize(self.objective.embed(view).float())
+        distance = torch.cdist(features, self.centers, compute_mode=_PAIR_BY_PAIR)
         return F.softmax(-(distance**2) / (2 * self.variance), dim=1)[:, self.order]
 
     def sweep(
@@ -54,9 +59,43 @@ class FittedModel:
         view: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> np.ndarray:
         """Apply a function of views to all samples."""
-        view = view or self.views.plain
-        rows = sweep(self.objective, store, function, view=view, dtype=self.dtype)
+        size = None if view else self._batch_size(store, function)
+        rows = self._sweep(store, function, view or self.views.plain, size)
         return rows.float().numpy()
+
+    def _sweep(self, store, function, view, size):
+        return sweep(self.objective, store, function, view=view, dtype=self.dtype, batch_size=size)
+
+    def _batch_size(self, store, function):
+        """The smallest batch that holds all samples and gives each the bits of a large one.
+
+        None if there is none.
+        """
+        method = getattr(function, "__func__", None)
+        if method is None or len(store) > SMALL_BATCHES[-1]:
+            return None
+        key = method, self.dtype, torch.get_num_threads()
+        if key not in self._batch_sizes:
+            first = store.batch(torch.zeros(1, dtype=torch.long, device=store.device))
+            self._batch_sizes[key] = self._try_batch_sizes(first, function)
+        return next((s for s in self._batch_sizes[key] if s >= len(store)), None)
+
+    def _try_batch_sizes(self, first, function):
+        """The small batches that gave the bits of a large one, on a sample with random noise.
+
+        Libraries choose by the shapes in what order they add, so whether the bits are the same
+        depends on the network, the device and the number of threads, but not on the samples.
+        """
+        shape = (inference_batch(Store(first), self.device), *first.shape[1:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first.device)
+        samples = first + 0.3 * noise
+        if first.dtype == torch.uint8:
+            samples = (first + 32 * noise).clamp(0, 255).byte()
+        rows = [
+            self._sweep(Store(samples[:size]), function, self.views.plain, size)
+            for size in (*SMALL_BATCHES, len(samples))
+        ]
+        return tuple(len(some) for some in rows[:-1] if torch.equal(some, rows[-1][: len(some)]))
 
     def rows_of(self, store: SampleStore, function: Callable) -> np.ndarray:
         """Apply a function of plain views to all images of X."""

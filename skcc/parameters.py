@@ -47,14 +47,17 @@ class SharedParameters(BaseEstimator):
     backbone : str or nn.Module, default="auto"
         Network from images to features: a name in `skcc.backbones.BACKBONES`, or a module
         from (n, channels, height, width) to (n, d), which is copied, never trained in place.
-        "auto" is a small convolutional network on CPUs, a ResNet-18 on accelerators, and a
-        perceptron for vectors.
+        "auto" is the small convolutional network "conv4" on CPUs, "resnet18" on accelerators,
+        and "mlp" for vectors. The others are "resnet10-narrow", "resnet34", "resnet50", and those
+        of 18, 34 and 50 layers with "-small" or "-image" at the end, for the first layer.
 
     augment : str or callable, default="auto"
         How views are drawn: a name in `skcc.augment.AUGMENTATIONS`, an instance of
         `skcc.augment.ImageAugmentation`, or a function from a float batch of images in [0, 1],
-        (n, channels, height, width), to a batch of views. "auto" goes by channels: colour
-        images as in the paper of Contrastive Clustering, gray ones without flips.
+        (n, channels, height, width), to a batch of views. "auto" is "natural" for colour images,
+        as in the paper of Contrastive Clustering, "gray", without flips, for others, and "vector"
+        for vectors. There are also "natural-strong", "natural-strong-blur", "natural-moco" and
+        "none".
 
     image_size : int, default=None
         Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or
@@ -66,17 +69,18 @@ class SharedParameters(BaseEstimator):
         it contradicts the data. None takes a table for vectors.
 
     max_epochs : int, default="auto"
-        Passes over the images. "auto" goes by a budget of optimizer steps.
+        Passes over the images. "auto" gives about 500 optimizer steps, but at least 12 epochs;
+        some methods take half or a quarter of it. `settings_` has the number.
 
     max_seconds : float, default=None
-        Wall-clock seconds that training may take. It ends after the last epoch that fits; with
-        `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
+        Wall-clock seconds that training may take. It ends after the last epoch that fits, with a
+        warning; with `checkpoint_dir`, calling `fit` again goes on from there. None sets no limit.
 
     batch_size : int, default="auto"
-        Images per optimizer step. "auto" goes by the number of images and clusters.
+        Images per optimizer step. "auto" is 256, or 8 per cluster if that is more.
 
     learning_rate : float, default="auto"
-        Peak learning rate of AdamW.
+        Peak learning rate of AdamW. "auto" is 0.003, unless the method has its own.
 
     weight_decay : float, default=0.0
         Weight decay of AdamW.
@@ -126,8 +130,8 @@ class SharedParameters(BaseEstimator):
         into memory, and for a quick start with the same files later. None decodes into memory.
 
     on_error : {"raise", "warn"}, default="raise"
-        What happens if an image cannot be read: an error that names it, or a warning; then it is
-        listed in `invalid_` and gets the label -1.
+        What to do with unreadable images: raise an error that names the first, or warn; then they
+        are listed in `invalid_` and get the label -1.
 
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, views and batch order. An int makes runs repeatable.
@@ -151,7 +155,7 @@ class SharedParameters(BaseEstimator):
         Mean loss terms of each epoch, weighted.
 
     settings_ : dict
-        What every "auto" came to.
+        Values chosen for "auto".
 
     readout_scores_ : dict of str to float
         How much the refined clusters of each candidate tell about the clusters of neighbours, in
@@ -210,7 +214,7 @@ class SharedParameters(BaseEstimator):
 
     def _parameters_for(self, function):
         """The parameters that a function takes, by name."""
-        names = inspect.signature(function).parameters
+        names = _names_of_arguments(function)
         return {name: v for name, v in self.get_params(deep=False).items() if name in names}
 
     @contextlib.contextmanager
@@ -271,6 +275,17 @@ class SharedParameters(BaseEstimator):
         n_jobs = plain(self.n_jobs)
         if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
             raise_invalid("n_jobs", self.n_jobs, "an int other than 0, or None")
+
+
+def _names_of_arguments(function):
+    """Names of the arguments of a function or class, with those that it passes on to a base."""
+    names = set()
+    for target in function.__mro__ if inspect.isclass(function) else [function]:
+        parameters = inspect.signature(target).parameters
+        names |= {*parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
 
 
 def _check_backbone(backbone):

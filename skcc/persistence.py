@@ -7,6 +7,7 @@ nothing: what is neither a plain value nor an array is refused when it is writte
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import sklearn
@@ -257,7 +258,7 @@ class SaveLoadMixin:
 
     @classmethod
     @default_torch_state()
-    def load(cls, path, *, device="auto", backbone=None, augment=None):
+    def load(cls, path, *, device="auto", backbone=None, augment=None) -> Self:
         """Read an estimator that was saved; nothing in the file is executed.
 
         Where it computes, and where it keeps files (`cache_dir`, `checkpoint_dir`), is not taken

@@ -1,5 +1,7 @@
 """Displays, as in scikit-learn: the constructor takes data, and `plot` draws it."""
 
+from typing import Self
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_array, check_random_state
@@ -29,7 +31,7 @@ class ClusterGridDisplay:
         self.sizes = sizes
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, n_images=12, ax=None):
+    def from_estimator(cls, estimator, X, *, n_images=12, ax=None) -> Self:
         """Show the most confident images of each cluster.
 
         Parameters
@@ -75,7 +77,7 @@ class ClusterGridDisplay:
             sizes.append(len(members))
         return cls(images=images, sizes=sizes).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot the grid.
 
         Parameters
@@ -206,7 +208,7 @@ class EmbeddingDisplay:
     @classmethod
     def from_estimator(
         cls, estimator, X, *, method="pca", n_samples=2000, random_state=None, ax=None
-    ):
+    ) -> Self:
         """Plot the features that an estimator computes, coloured by its clusters.
 
         Parameters
@@ -246,7 +248,7 @@ class EmbeddingDisplay:
     @classmethod
     def from_predictions(
         cls, features, labels, *, method="pca", n_samples=2000, random_state=None, ax=None
-    ):
+    ) -> Self:
         """Plot given features, coloured by given clusters.
 
         Parameters
@@ -290,7 +292,7 @@ class EmbeddingDisplay:
         positions = embed_in_plane(features[indices], method=method, random_state=random_state)
         return cls(positions=positions, labels=labels[indices], indices=indices).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot the samples, with the number of each cluster at its densest point.
 
         Parameters
@@ -344,7 +346,7 @@ class TrainingCurveDisplay:
         self.history = history
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator, *, ax=None) -> Self:
         """Plot the history of a fitted estimator.
 
         Parameters
@@ -369,7 +371,7 @@ class TrainingCurveDisplay:
         return cls.from_predictions(estimator.history_, ax=ax)
 
     @classmethod
-    def from_predictions(cls, history, *, ax=None):
+    def from_predictions(cls, history, *, ax=None) -> Self:
         """Plot a given history.
 
         Parameters
@@ -392,7 +394,7 @@ class TrainingCurveDisplay:
         """
         return cls(history=history).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot the curves.
 
         Parameters
@@ -585,7 +587,7 @@ class ClusterSizeDisplay:
         self.sizes = sizes
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, *, ax=None):
+    def from_estimator(cls, estimator, X=None, *, ax=None) -> Self:
         """Plot the sizes of the clusters of an estimator.
 
         Parameters
@@ -614,7 +616,7 @@ class ClusterSizeDisplay:
         return cls.from_predictions(labels, n_clusters=estimator.n_clusters, ax=ax)
 
     @classmethod
-    def from_predictions(cls, labels, *, n_clusters=None, ax=None):
+    def from_predictions(cls, labels, *, n_clusters=None, ax=None) -> Self:
         """Plot the sizes of given clusters.
 
         Parameters
@@ -637,7 +639,7 @@ class ClusterSizeDisplay:
         sizes = np.bincount(labels[labels >= 0], minlength=n_clusters or 1)
         return cls(sizes=sizes).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot the bars.
 
         Parameters
@@ -688,7 +690,7 @@ class ClusterConfusionDisplay:
         self.clusters = clusters
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, ax=None):
+    def from_estimator(cls, estimator, X, y, *, ax=None) -> Self:
         """Compare the predictions of an estimator with classes.
 
         Parameters
@@ -713,7 +715,7 @@ class ClusterConfusionDisplay:
         return cls.from_predictions(y, estimator.predict(X), ax=ax)
 
     @classmethod
-    def from_predictions(cls, y_true, y_pred, *, ax=None):
+    def from_predictions(cls, y_true, y_pred, *, ax=None) -> Self:
         """Compare given clusters with classes.
 
         Parameters
@@ -735,7 +737,7 @@ class ClusterConfusionDisplay:
         table, classes, clusters = matched_confusion(y_true, y_pred)
         return cls(table=table, classes=classes, clusters=clusters).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot the table; the colour of a cell is its fraction of the class.
 
         Parameters
@@ -798,7 +800,7 @@ class SimilarityDisplay:
         self.epochs = epochs
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, random_state=0, ax=None):
+    def from_estimator(cls, estimator, X, *, random_state=0, ax=None) -> Self:
         """Train a clone of an estimator and plot the similarities after each epoch.
 
         Parameters
@@ -830,7 +832,9 @@ class SimilarityDisplay:
         return cls(similarity=monitor.similarity_).plot(ax=ax)
 
     @classmethod
-    def from_predictions(cls, z, p, *, epochs=None, batch_size=256, random_state=None, ax=None):
+    def from_predictions(
+        cls, z, p, *, epochs=None, batch_size=256, random_state=None, ax=None
+    ) -> Self:
         """Plot the similarities of embeddings and assignments recorded during training.
 
         Parameters
@@ -869,7 +873,7 @@ class SimilarityDisplay:
         ]
         return cls(similarity=similarity, epochs=epochs).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Plot a curve for each kind of pair, with a band of one standard deviation.
 
         Parameters

@@ -1,5 +1,6 @@
 """Checks of the parameters of estimators."""
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -60,6 +61,39 @@ def raise_invalid(name: str, value, expected: str) -> NoReturn:
         Always.
     """
     raise ValueError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Check that a name is known, and suggest the one that was probably meant.
+
+    Parameters
+    ----------
+    what : str
+        What the name is of, such as "method".
+
+    name : str
+        The name.
+
+    known : iterable of str
+        All names.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+
+    Examples
+    --------
+    >>> check_known("parameter", "max_epoch", ["max_epochs", "n_clusters"])
+    Traceback (most recent call last):
+    ValueError: no parameter 'max_epoch'; did you mean max_epochs? There are max_epochs, n_clusters
+    """
+    known = sorted(known)
+    if name in known:
+        return
+    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    meant = f"did you mean {alike[0]}? There" if alike else "there"
+    raise ValueError(f"no {what} {name!r}; {meant} are {', '.join(known)}")
 
 
 def _is_one_of(value, choices):

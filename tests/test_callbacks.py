@@ -89,6 +89,19 @@ def test_a_resumed_bar_counts_what_was_done(capfd):
 
 
 @pytest.mark.parametrize("has_tqdm", [True, False])
+def test_no_more_time_is_left_than_the_limit_allows(capfd, monkeypatch, has_tqdm):
+    """A hundred epochs of ten seconds, but only a minute."""
+    now = [0.0]
+    monkeypatch.setattr("skcc.callbacks.time.monotonic", lambda: now[0])
+    if not has_tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with Progress("Fit", 100, 100, 1, end=60) as report:
+        now[0] += 10
+        report(0, {}, 10.0)
+    assert ("at most=50s" if has_tqdm else "50 s left") in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("has_tqdm", [True, False])
 def test_a_resumed_run_has_the_time_left_that_its_own_epochs_tell(capfd, monkeypatch, has_tqdm):
     """Two epochs in twenty seconds, and ninety are left: fifteen minutes."""
     now = [0.0]

@@ -83,13 +83,18 @@ def test_the_record_and_the_summary(run, photos, tmp_path, capsys):
     assert "ACC" not in out  # nobody said that folders are classes
     assert f"60 images in {photos}" in err
     assert "epoch" in err
-    assert main([*arguments, "--json", "--quiet"]) == 0
+    before = (tmp_path / "o ut" / "model.safetensors").read_bytes()
+    assert main([*arguments, "--seed", "1"]) == 1  # a finished run is not replaced by mistake
+    assert "holds a finished run: add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "o ut" / "model.safetensors").read_bytes() == before
+    again = [*arguments, "--json", "--quiet", "--overwrite"]
+    assert main(again) == 0
     out, err = capsys.readouterr()
     assert err == ""
     printed = json.loads(out)
     assert printed["sizes"] == record["sizes"]
     assert printed["acc"] is None
-    assert shlex.split(printed["command"])[1:] == [*arguments, "--json", "--quiet"]
+    assert shlex.split(printed["command"])[1:] == again
 
 
 def test_options_reach_the_estimator(photos, tmp_path, capsys):
@@ -128,8 +133,25 @@ def test_predict(run, photos, tmp_path, capfdbinary):
     assert out == b""
     assert b"wrote " in err
     assert (tmp_path / "l.csv").read_bytes() == expected
-    assert main(["predict", model, str(photos), "--quiet"]) == 0
-    assert capfdbinary.readouterr() == (expected, b"")
+    for paths in ([str(photos)], [str(photos / "kind*" / "*.png")], sorted(photos.iterdir())):
+        assert main(["predict", str(run), *map(str, paths), "--quiet"]) == 0
+        assert capfdbinary.readouterr() == (expected, b"")
+    names = tmp_path / "names.json"
+    names.write_text('{"0": "bars", "2": "bars"}')
+    assert main(["predict", str(run), str(photos), "--quiet", "--rename", str(names)]) == 0
+    named = list(csv.DictReader(capfdbinary.readouterr().out.decode().splitlines()))
+    called = {"0": "bars", "1": "1", "2": "bars"}
+    assert [r["cluster"] for r in named] == [
+        called[r["cluster"]] for r in table(run / "labels.csv")
+    ]
+    for wrong, told in (('{"3": "x"}', b"cluster 3; the model has 0 to 2"), ("[1]", b"no file of"),
+                        ('{"0": "=1"}', b"does not begin with"), ('{"a": "x"}', b"no file of"),
+                        ('{"1": 2}', b"wanted text"), ("{", b"no file of")):  # fmt: skip
+        names.write_text(wrong)
+        assert main(["predict", str(run), str(photos), "--rename", str(names)]) == 1
+        assert told in capfdbinary.readouterr().err
+    assert main(["predict", str(photos), str(photos)]) == 1
+    assert b"is a folder without model.safetensors" in capfdbinary.readouterr().err
     one = next(photos.rglob("07.png"), None) or next(photos.rglob("08.png"))
     assert main(["predict", model, str(one), "--quiet", "--json"]) == 0
     row = json.loads(capfdbinary.readouterr().out)
@@ -196,6 +218,9 @@ def test_earlier_results_among_the_images_are_no_images(photos, tmp_path, capsys
     arguments = ["fit", str(root), "-k", "3", "-o", str(root / "out"), "--quiet", "--json", *QUICK]
     assert main([*arguments, "--sort", "copy"]) == 0
     n = json.loads(capsys.readouterr().out)["n"]
+    assert main([*arguments, "--overwrite"]) == 1  # the sorted images would be those of before
+    assert "sorted holds the images by their old clusters" in capsys.readouterr().err
+    (root / "out" / "run.json").unlink()
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["n"] == n
     assert main(["fit", str(root / "out" / "sorted"), "-k", "3", "-o", str(root / "out")]) == 1
@@ -210,7 +235,8 @@ def test_earlier_results_among_the_images_are_no_images(photos, tmp_path, capsys
         (["fit", "{photos}", "-o", "out", "-k", "0"], "n_clusters must be an int >= 1"),
         (["fit", "{photos}", "-o", "out", "-k", "100"], "n_samples=60 should be >= n_clusters=100"),
         (["fit", "{photos}", "-o", "out", "--backbone", "vgg"], "backbone must be one of"),
-        (["fit", "{photos}", "-o", "out", "--set", "colour=3"], "nvalid parameter 'colour'"),
+        (["fit", "{photos}", "-o", "out", "--set", "colour=3"], "no parameter 'colour'"),
+        (["fit", "{photos}", "-o", "out", "--set", "max_epoch=2"], r"did you mean max_epochs\?"),
         (["fit", "{photos}", "-o", "out", "--device", "tpu"], "device='tpu' cannot be used"),
         (["fit", "{photos}", "-o", "out", "--weights", "no.safetensors"], "no such file"),
         (["fit", "{photos}", "-o", "file"], "[Ff]ile exists"),
@@ -229,6 +255,7 @@ def test_errors_are_one_line_and_status_1(
     assert out == ""
     assert re.search(rf"^skcc: .*{message}", err, flags=re.MULTILINE | re.DOTALL)
     assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_usage_is_status_2_and_help_has_examples(capsys):

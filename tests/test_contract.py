@@ -71,6 +71,7 @@ def test_scikit_learns_extra_checks(cls, name):
     getattr(estimator_checks, name)(cls.__name__, clone(cls(max_epochs=2)))
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 @every_estimator
 def test_what_is_fitted_predicts_is_saved_and_resumes(cls, shapes, tmp_path):
     X = shapes[0][:80]

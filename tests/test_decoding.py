@@ -285,6 +285,7 @@ def test_each_awkward_file_ends_as_documented_in_time(messy):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:batches of")
 @pytest.mark.filterwarnings("ignore:left out of .* 1 .avif")  # before Pillow 11.3
+@pytest.mark.filterwarnings("ignore:X holds .*(several pages|16 bits)")
 def test_a_folder_of_awkward_files_is_clustered(messy):
     from skcc import ContrastiveClustering
     from skcc.data import image_files

@@ -350,6 +350,7 @@ def test_children_of_a_process_that_torchrun_started_are_not_ranks(monkeypatch):
     assert distributed.world_size() == 1
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 def test_resuming_takes_any_seed_of_a_random_state(tmp_path, shapes):
     def fit(**how):
         model = ContrastiveClustering(3, max_epochs=2, batch_size=40, checkpoint_dir=tmp_path,

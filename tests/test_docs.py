@@ -80,7 +80,7 @@ PUBLIC = set(public_objects())
 
 def test_the_api_lists_what_is_there():
     assert PUBLIC.issubset(NAMED)
-    everything = map(vars(skcc).get, skcc.__all__)
+    everything = [getattr(skcc, name) for name in skcc.__all__]
     assert PUBLIC.issuperset(f"{cls.__module__}.{cls.__name__}" for cls in everything)
 
 

@@ -329,6 +329,7 @@ def test_ctrl_c_while_writing_leaves_the_old_file(two, monkeypatch):
     assert len(read_again(two)["history"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 def test_images_that_vanish_or_change_are_told(tmp_path, shapes):
     folder = tmp_path / "photos"
     folder.mkdir()

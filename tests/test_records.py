@@ -157,7 +157,7 @@ def test_lines_of_other_commands_are_rows_of_the_table_or_passed_over():
 def test_every_row_of_the_paper_is_there_and_says_what_it_is():
     runs = [record("kmeans", 0, 0.22), *(record("contrastive", s, 0.8) for s in range(2))]
     ((title, rows),) = records.tables(runs)
-    assert title == "table, cifar10 (60,000 images)"
+    assert title == "cifar10 (60,000 images)"
     by_name = {row["row"]: row for row in rows}
     assert len(rows) == 19
     assert by_name["CC (contrastive)"]["published ACC"] == ".790"

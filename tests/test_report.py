@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from skcc import ContrastiveClustering, data
-from skcc.report import page, thumbnails
+from skcc.report import outputs, page, thumbnails
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -137,6 +137,39 @@ def test_the_map_shows_every_image_that_has_a_cluster(page_file, clustering):
     assert [p["cluster"] for p in points] == [c for c in clustering.labels if c >= 0]
     assert all(0 <= p["x"] <= 1000 for p in points)
     assert all(p["image"].startswith("data:image/png;base64,") for p in points)
+
+
+def test_neighbours_are_the_nearest_by_cosine(page_file, model, clustering):
+    """Against sorting all pairs, one image after the other."""
+    points = data_of(page_file.read_text())["points"]
+    at = {name: i for i, name in enumerate(clustering.names)}
+    features = model.transform(clustering.files).astype(float)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    for point in points[::17]:
+        others = [p for p in points if p is not point]
+        own = features[at[point["name"]]]
+        by_hand = sorted((float(own @ features[at[p["name"]]]) for p in others), reverse=True)[:5]
+        found = [float(own @ features[at[points[i]["name"]]]) for i in point["near"]]
+        np.testing.assert_allclose(found, by_hand, atol=1e-6)
+    strips = [e for e in Elements(page_file.read_text()).elements if "data-near" in e[1]]
+    for _, attributes in strips[:5]:
+        (own,) = [p for p in points if p["name"] == attributes["data-name"]]
+        assert attributes["data-near"] == " ".join(map(str, own["near"]))
+
+
+def test_all_names_are_there_for_the_search_unless_there_are_too_many(
+    page_file, model, clustering, tmp_path, monkeypatch
+):
+    text = page_file.read_text()
+    files = data_of(text)["files"]
+    valid = clustering.valid
+    assert files["names"] == [clustering.names[i] for i in valid]
+    assert files["clusters"] == clustering.labels[valid].tolist()
+    assert "search" in text
+    assert all(f'<th scope="row">{name}' in text for name in model.readout_scores_)
+    monkeypatch.setattr(page, "MAX_SEARCHED", 100)
+    few = SimpleNamespace(**vars(clustering), valid=valid)
+    assert page._files(few) is None
 
 
 def test_curves_are_the_history(page_file, model):
@@ -281,6 +314,10 @@ def opened(browser, page_file):
 
 def one(browser, selector):
     return browser.find_element("css selector", selector)
+
+
+def every(browser, selector):
+    return browser.find_elements("css selector", selector)
 
 
 def shown(browser, selector):
@@ -446,6 +483,71 @@ def test_thumbnails_are_walked_and_enlarged_by_keyboard(opened):
         "return [...document.querySelectorAll('.strip')].indexOf(document.activeElement.parentNode)"
     )
     assert opened.execute_script(strips) == 1
+
+
+@pytest.mark.site
+@pytest.mark.long
+def test_images_are_found_by_name_and_lead_to_their_neighbours(opened, clustering):
+    from selenium.webdriver import Keys
+
+    field = one(opened, "#search")
+    field.send_keys("01")
+    found = [name for i, name in enumerate(clustering.names)
+             if "01" in name and clustering.labels[i] >= 0]  # fmt: skip
+    names = [e.text for e in every(opened, "#found button span")]
+    assert names == [f"{n}, cluster {clustering.labels[clustering.names.index(n)]}" for n in found]
+    assert one(opened, "#found p").text == f"{len(found)} found"
+    press(opened, Keys.TAB, Keys.ENTER)
+    assert one(opened, "#viewer-name").text == found[0]
+    near = every(opened, ".near-images button")
+    assert len(near) == 5
+    title = near[2].get_attribute("title")
+    near[2].click()
+    assert title.startswith(one(opened, "#viewer-name").text + ",")
+    press(opened, Keys.ESCAPE)
+    field.clear()
+    field.send_keys("<img src=x onerror=alert(1)>")
+    assert one(opened, "#found p").text == "0 found"
+
+
+_KEEP_FILES = """
+window.kept = {}
+const create = URL.createObjectURL
+URL.createObjectURL = blob => {
+    blob.text().then(text => window.kept[blob.type] = text)
+    return create(blob)
+}
+HTMLAnchorElement.prototype.click = () => {}
+"""
+
+
+@pytest.mark.site
+@pytest.mark.long
+def test_names_and_labels_are_exported(opened, clustering, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened.execute_script(_KEEP_FILES)
+    assert not one(opened, "#save-names").is_enabled()
+    for field, name in zip(every(opened, ".rename")[:3], ("bars", 'a "b", c', "bars"), strict=True):
+        opened.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", field)
+        field.send_keys(name)
+    every(opened, ".rename")[3].send_keys("=1+1")
+    assert one(opened, "#named").text == "3 named, 2 names"
+    for button in ("#save-names", "#save-labels"):
+        opened.execute_script("arguments[0].click()", one(opened, button))
+    both = "return Object.keys(window.kept).length == 2"
+    WebDriverWait(opened, 5).until(lambda browser: browser.execute_script(both))
+    kept = opened.execute_script("return window.kept")
+    names = tmp_path / "names.json"
+    names.write_text(kept["application/json"])
+    given = outputs.read_names(names, 4)
+    assert given == {0: "bars", 1: 'a "b", c', 2: "bars"}
+    valid = clustering.valid
+    table = outputs.labels_as_csv(
+        [clustering.names[i] for i in valid], clustering.labels[valid],
+        clustering.probabilities[valid], given,
+    )  # fmt: skip
+    assert kept["text/csv"].encode() == table
 
 
 @pytest.mark.site

@@ -27,6 +27,7 @@ from methods_for_tests import (
 )  # fmt: skip
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 import skcc
@@ -154,6 +155,7 @@ def interrupt(monkeypatch):
     monkeypatch.setattr("methods_for_tests.Autoencoder.after_step", after_step)
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 @pytest.mark.parametrize("kind", ["callback", "last epoch of the phase", "Ctrl-C", "max_seconds"])
 def test_a_stop_in_the_first_phase_ends_the_fit(kind, shapes, monkeypatch, tmp_path):
     X = shapes[0]
@@ -199,10 +201,12 @@ def test_a_time_limit_is_of_all_phases_together(shapes, monkeypatch):
                 phase.objective.after_step = after_step
                 yield phase
 
-    model = estimator(Slow, max_seconds=3.5).fit(shapes[0])
+    with pytest.warns(ConvergenceWarning, match="ended training after 1 of 3 epochs of phase 'cl"):
+        model = estimator(Slow, max_seconds=3.5).fit(shapes[0])
     assert names(model) == ["reconstruction"] * 2 + ["divergence"]
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 def test_a_run_that_was_stopped_goes_on_in_its_phase(shapes, tmp_path):
     X, settings = shapes[0], {"checkpoint_dir": tmp_path, "random_state": None}
     model = estimator(TwoPhases, max_seconds=1e-9, **settings)

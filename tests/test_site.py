@@ -124,6 +124,14 @@ def test_relative_links_of_the_sources_lead_somewhere(page):
             assert anchor in map(_slug, headings), link
 
 
+@pytest.mark.parametrize("page", [HOME / "README.md", *PAGES], ids=lambda path: path.name)
+def test_code_fits_beside_the_sidebars(page):
+    """At 1280 pixels lines of 100 characters do; `test_pages_are_readable` looks at some."""
+    if page.name != "log.md":
+        blocks = re.findall(r"^```.*?^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        assert [line for block in blocks for line in block.splitlines() if len(line) > 100] == []
+
+
 @pytest.mark.parametrize(
     "picture",
     [path for kind in ("svg", "png") for path in (HOME / "docs").rglob(f"*.{kind}")
@@ -184,6 +192,10 @@ return [...document.querySelectorAll('article math, article img')]
     .filter(e => { const box = e.getBoundingClientRect(); return box.width < 4 || box.height < 4 })
     .map(e => e.outerHTML.slice(0, 200))
 """
+_SCROLLING_CODE = """
+return [...document.querySelectorAll('.bd-article pre')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80))
+"""
 _TOO_WIDE = """
 const width = document.documentElement.clientWidth
 return document.documentElement.scrollWidth <= width ? [] :
@@ -212,6 +224,8 @@ def test_pages_are_readable(browser, address, width, colours):
         browser.get(f"{address}/{page}.html")
         assert browser.execute_script(_TOO_WIDE) == [], page
         assert browser.execute_script(_SQUEEZED) == [], page
+        if width > 1000:
+            assert browser.execute_script(_SCROLLING_CODE) == [], page
         theme = browser.execute_script("return document.documentElement.dataset.theme")
         assert theme == colours, page
         assert complaints(browser) == [], page

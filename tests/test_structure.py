@@ -132,12 +132,30 @@ def test_no_module_is_a_drawer():
 def test_the_table_of_contents_is_sorted_and_complete():
     assert skcc.__all__ == sorted(skcc.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(skcc, name) for name in skcc.__all__)
+    assert {*skcc.__all__, "datasets", "plotting"} <= {*dir(skcc)}
+    assert {*skcc.__all__} <= {*skcc._HOME_OF}
+    homes = {name: getattr(skcc, name).__module__ for name in skcc._HOME_OF}
+    assert homes | {"ImageEmbedder": "skcc.embedding"} == skcc._HOME_OF
+    assert {f"skcc.{name}" for name in skcc._MODULES} <= {
+        f"skcc.{name.removesuffix('.__init__')}" for name in FILES
+    }
+    with pytest.raises(AttributeError, match="'skcc' has no attribute 'KMeans'"):
+        _ = skcc.KMeans
 
 
-def test_importing_skcc_imports_no_torchvision_or_matplotlib():
-    code = "import sys, skcc; print([m for m in ('torchvision', 'matplotlib') if m in sys.modules])"
+def loaded(code):
+    """Which of the slow packages a program imports."""
+    slow = {"torch", "torchvision", "sklearn", "matplotlib"}
+    code += f"\nimport sys; print(*sorted({slow} & {{*sys.modules}}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    return out.stdout.split("\n")[-2].split()
+
+
+def test_slow_packages_are_imported_late():
+    helping = "from skcc.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert loaded("import skcc; skcc.__version__") == []
+    assert loaded(helping) == []
+    assert loaded("from skcc import ContrastiveClustering, ImageEmbedder") == ["sklearn", "torch"]
 
 
 def test_the_only_public_api_of_scikit_learn_is_used():

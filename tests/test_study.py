@@ -46,6 +46,7 @@ def finished(bunch, tmp_path_factory):
     return folder, observe(bunch, folder, (1, 2, 4))
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 def test_what_is_kept_is_what_training_gave(bunch, finished):
     folder, record = finished
     model = ContrastiveClustering(**SETTINGS).fit(bunch.images)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
@@ -140,6 +141,7 @@ def test_through_a_pipeline(shapes):
     np.testing.assert_array_equal(pipeline[-1].labels_, direct.labels_)
 
 
+@pytest.mark.filterwarnings("ignore:max_seconds=")
 @METHODS
 def test_resumed_is_as_uninterrupted(cls, shapes, tmp_path):
     images = shapes[0]
@@ -183,7 +185,8 @@ def test_they_need_the_contrast_of_instances(shapes):
 def test_a_time_limit_ends_training_after_the_last_epoch_that_fits(shapes):
     images = shapes[0]
     how = {"batch_size": 40, "random_state": 0}
-    short = ContrastiveClustering(3, max_epochs=100_000, max_seconds=1.0, **how).fit(images)
+    with pytest.warns(ConvergenceWarning, match=r"max_seconds=1 .* \d+ of 100000 epochs$"):
+        short = ContrastiveClustering(3, max_epochs=100_000, max_seconds=1.0, **how).fit(images)
     assert 1 <= short.n_iter_ < 100_000
     long = ContrastiveClustering(3, max_epochs=3, max_seconds=1e6, **how).fit(images)
     assert long.n_iter_ == 3

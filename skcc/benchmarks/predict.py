@@ -1,5 +1,6 @@
 """``skcc bench predict``: speed of prediction."""
 
+import time
 import warnings
 
 import numpy as np
@@ -76,3 +77,41 @@ def predict(
         "speed_over_bare": seconds["bare"] / seconds["ours"],
         "gigaflops": flops.get_total_flops() / len(images) * n / seconds["ours"] / 1e9,
     }
+
+
+def serve(*, side: int = 28, repeats: int = 100, device: str) -> dict:
+    """Latency of `predict` for 1, 8, 32 and 128 images in memory.
+
+    Parameters
+    ----------
+    side : int, default=28
+        Side of the colour images in pixels.
+
+    repeats : int, default=100
+        Timed calls.
+
+    device : str
+        Device to compute on.
+
+    Returns
+    -------
+    record : dict
+        Milliseconds by number of images, median and 95th percentile, and of the first call.
+    """
+    X = synthetic_images(512, side)
+    model = ContrastiveClustering(10, max_epochs=1, random_state=0, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one epoch of noise
+        model.fit(X)
+    record = {"bench": "serve", "side": side, "first": _milliseconds(model, X[:1])}
+    for n in (1, 8, 32, 128):
+        times = [_milliseconds(model, X[:n]) for _ in range(repeats)]
+        median, late = np.percentile(times, [50, 95])
+        record[str(n)] = {"median": round(median, 2), "p95": round(late, 2)}
+    return record
+
+
+def _milliseconds(model, images):
+    started = time.perf_counter()
+    model.predict(images)
+    return round(1000 * (time.perf_counter() - started), 2)

@@ -10,7 +10,7 @@ from skcc.benchmarks.goals import measure_all
 from skcc.benchmarks.gpu import gpu
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
-from skcc.benchmarks.predict import predict
+from skcc.benchmarks.predict import predict, serve
 from skcc.benchmarks.processes import processes
 from skcc.benchmarks.quality import quality
 from skcc.benchmarks.readout import readout
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "step": step,
     "predict": predict,
     "readout": readout,
+    "serve": serve,
     "memory": memory,
     "scaling": scaling,
     "processes": processes,
@@ -43,13 +44,13 @@ BENCHMARKS = {
 _VERDICTS = {True: "pass", False: "fail", None: "n/a"}  # None: this machine cannot do it
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line; options are the parameters of a benchmark's function."""
-    bench = commands.add_parser("bench", help="measure speed, memory or time to accuracy")
+    bench = commands.add_parser(name, help=summary)
     benchmarks = bench.add_subparsers(dest="bench", required=True)
-    for name, function in BENCHMARKS.items():
-        summary, *_ = inspect.getdoc(function).splitlines()
-        parser = benchmarks.add_parser(name, help=summary, description=summary)
+    for benchmark, function in BENCHMARKS.items():
+        first, *_ = inspect.getdoc(function).splitlines()
+        parser = benchmarks.add_parser(benchmark, help=first, description=first)
         parser.set_defaults(handler=_bench, function=function)
         parser.add_argument(
             "--threads", type=int, default=1, help="of torch on the CPU (default: 1)"

@@ -1,9 +1,12 @@
 """``skcc run``, ``skcc reproduce`` and ``skcc table``: runs on data sets with known classes."""
 
 import argparse
+import shlex
+import sys
 
 from skcc import datasets, distributed
 from skcc.cli.options import add_settings_option
+from skcc.cli.output import printable
 from skcc.experiments import records, study, sweeps
 from skcc.experiments.classical import CLASSICAL
 from skcc.experiments.recipes import METHODS, make_estimator, recipe
@@ -49,17 +52,16 @@ _STUDIES = {
 # -- options --------------------------------------------------------------------------------
 
 
-def add_parsers(commands) -> None:
-    """Add the three commands to the command line."""
-    _add_run(commands)
-    _add_reproduce(commands)
-    _add_table(commands)
+def add_parser(commands, name: str, summary: str) -> None:
+    """Add one of the three commands to the command line."""
+    add = {"run": _add_run, "reproduce": _add_reproduce, "table": _add_table}[name]
+    add(commands, summary)
 
 
-def _add_run(commands):
+def _add_run(commands, summary):
     parser = commands.add_parser(
         "run",
-        help="fit a method on a data set and print one JSON line",
+        help=summary,
         epilog=RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,10 +72,10 @@ def _add_run(commands):
     parser.set_defaults(handler=_run)
 
 
-def _add_reproduce(commands):
+def _add_reproduce(commands, summary):
     reproduce = commands.add_parser(
         "reproduce",
-        help="make the papers' tables, ablations and figures",
+        help=summary,
         epilog=REPRODUCE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,10 +105,8 @@ def _add_reproduce(commands):
         parser.set_defaults(handler=_reproduce)
 
 
-def _add_table(commands):
-    parser = commands.add_parser(
-        "table", help="show records of runs as tables, beside the papers' figures"
-    )
+def _add_table(commands, summary):
+    parser = commands.add_parser("table", help=summary)
     parser.add_argument("results", help="a folder of results, or one of its files")
     parser.add_argument("--format", choices=["text", "markdown", "csv"], default="text")
     parser.set_defaults(handler=_table)
@@ -181,6 +181,7 @@ def _reproduce(options):
         yield from sweeps.table(bunch, options.methods, seeds=options.seeds, **arguments)
     else:
         yield from sweeps.ablation(options.study, bunch, seeds=options.seeds, **arguments)
+    print(printable(f"now: skcc table {shlex.quote(options.out)}"), file=sys.stderr)
 
 
 def _draw_figure(options):

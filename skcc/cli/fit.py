@@ -3,6 +3,7 @@
 The summary or record goes to standard output, messages to standard error.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -25,7 +26,7 @@ from skcc.cli.options import (
     add_weights_file_option,
     reading_parameters,
 )
-from skcc.cli.output import plain_warnings, print_message
+from skcc.cli.output import count, plain_warnings, print_message
 from skcc.cli.predict import predict_labels
 from skcc.cli.run_folder import (
     CHECKPOINT,
@@ -44,7 +45,7 @@ from skcc.embedding import ImageEmbedder
 from skcc.exceptions import TrainingInterruptedWarning
 from skcc.experiments.recipes import METHODS, make_estimator
 from skcc.experiments.runs import versions
-from skcc.report import Clustering, outputs
+from skcc.report import Clustering, are_few_photos, outputs
 from skcc.training.checkpoint import remove_checkpoints
 from skcc.training.settings import RUNTIME_PARAMETERS
 
@@ -69,12 +70,13 @@ writes into the folder OUT:
 _OF_EMBEDDER = "embedder__"  # begins the names of parameters of the embedder
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line."""
-    summary = "cluster the images of a folder, and make a page of it"
-    parser = add_command(commands, "fit", _fit, summary, EXAMPLES)
+    parser = add_command(commands, name, _fit, summary, EXAMPLES)
     parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
-    parser.add_argument("-k", "--clusters", type=int, metavar="K", help="how many (default: 8)")
+    parser.add_argument(
+        "-k", "--clusters", "--n-clusters", type=int, metavar="K", help="how many (default: 8)"
+    )
     parser.add_argument(
         "-o", "--out", required=True, type=Path, metavar="OUT", help="folder for the results"
     )
@@ -87,12 +89,27 @@ def add_parser(commands) -> None:
         "timm/vit_small_patch14_dinov2.lvd142m, pip/efficientnet-lite0, ...",
     )
     add_weights_file_option(parser, "weights of that network, where they cannot be downloaded")
+    _add_run_options(parser)
+    add_settings_option(
+        parser, f"any parameters of the estimator; those of the embedder as {_OF_EMBEDDER}NAME"
+    )
+    add_classes_option(parser)
+    add_reading_options(parser)
+    add_output_options(parser, "print the record of the run as JSON")
+
+
+def _add_run_options(parser):
+    """Add the options about one run: its length and seed, where it starts, what becomes of it."""
     parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the interrupted run in OUT, if there is one",
+        help="go on with the interrupted run in OUT, if there is one; of a finished run, only "
+        "--sort what it found",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the finished run in OUT, if there is one"
     )
     parser.add_argument(
         "--weights",
@@ -105,17 +122,11 @@ def add_parser(commands) -> None:
         choices=["copy", "symlink"],
         help=f"also bring the images into OUT/{SORTED}/CLUSTER/; never moves or overwrites",
     )
-    add_settings_option(
-        parser, f"any parameters of the estimator; those of the embedder as {_OF_EMBEDDER}NAME"
-    )
-    add_classes_option(parser)
-    add_reading_options(parser)
-    add_output_options(parser, "print the record of the run as JSON")
 
 
 def _fit(options):
     """Train unless the run is finished, and print the summary or yield the record."""
-    is_trained = False
+    is_trained, is_new = False, not os.path.lexists(options.out)
     distributed.init_process_group()
     options.quiet |= not distributed.is_rank_zero()
     with plain_warnings():
@@ -124,7 +135,7 @@ def _fit(options):
             record = distributed.compute_on_rank_zero(lambda: _find_finished_run(options))
             if record is None:
                 files, names = find_images(options.path, exclude=options.out)
-                print_message(options, f"{len(files):,} images in {options.path}")
+                print_message(options, f"{count(len(files), 'image')} in {options.path}")
                 started = time.perf_counter()
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", TrainingInterruptedWarning)
@@ -133,6 +144,9 @@ def _fit(options):
                 record = _write_results(options, estimator, files, names, started)
         except (KeyboardInterrupt, TrainingInterruptedWarning):
             raise KeyboardInterrupt(_resume_message(options, is_trained)) from None
+        finally:
+            if is_new and distributed.is_rank_zero():
+                _remove_if_empty(options.out)
     if not distributed.is_rank_zero():
         return
     if options.json:
@@ -206,7 +220,9 @@ def _find_finished_run(options):
             f"{out / SORTED} is there already, and nothing is overwritten: delete it, or leave "
             "out --sort"
         )
-    has_checkpoint = _has_checkpoint(out)
+    has_checkpoint, options.is_resumed = _has_checkpoint(out), _has_checkpoint(out)
+    if (out / RECORD).exists() and not options.resume:
+        _check_overwrite(options)
     if has_checkpoint and not options.resume:
         raise ValueError(
             f"{out / CHECKPOINT} holds an interrupted run: add --resume to go on with it, or "
@@ -226,6 +242,25 @@ def _find_finished_run(options):
         names = image_names(paths, record)
         _sort_images(options, [Path(options.path) / name for name in names], names, labels)
     return record
+
+
+def _check_overwrite(options):
+    """Raise an error for a finished run, unless it is to be replaced as a whole."""
+    out = options.out
+    if not options.overwrite:
+        raise ValueError(
+            f"{out} holds a finished run: add --overwrite to replace it, --resume to keep it, or "
+            "choose another --out"
+        )
+    if os.path.lexists(out / SORTED):
+        raise ValueError(f"{out / SORTED} holds the images by their old clusters: delete it first")
+
+
+def _remove_if_empty(out):
+    """Remove the folders of a run that has written nothing into them."""
+    for folder in (out / CHECKPOINT, out / EMBEDDINGS, out):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _has_checkpoint(out):
@@ -297,6 +332,7 @@ def _write_run_folder(options, estimator, clustering, started):
     outputs.write(out / HISTORY, outputs.history_as_csv(pipelines.parts(estimator)[1].history_))
     record = _make_record(options, estimator, clustering)
     record["seconds"] = round(time.perf_counter() - started, 2)
+    record["resumed"] = options.is_resumed  # then these are the seconds of the last part
     record = json.loads(json.dumps(record))  # skcc report makes the same page from the file
     write_page(out / PAGE, estimator, clustering, record, options.jobs)
     outputs.write(out / RECORD, json.dumps(record, indent=1).encode())
@@ -307,8 +343,9 @@ def _write_run_folder(options, estimator, clustering, started):
 
 
 def _sort_images(options, files, names, labels):
-    count = outputs.sort_files(files, names, labels, options.out / SORTED, options.sort)
-    print_message(options, f"{count:,} images in {options.out / SORTED} ({options.sort})")
+    n_sorted = outputs.sort_files(files, names, labels, options.out / SORTED, options.sort)
+    where = options.out / SORTED
+    print_message(options, f"{count(n_sorted, 'image')} in {where} ({options.sort})")
 
 
 def _make_record(options, estimator, clustering):
@@ -348,16 +385,21 @@ def _settings_of(embedder):
 def _print_summary(record, out):
     """Print sizes and mean probabilities of the clusters, and the scores if there are any."""
     empty = len(record["sizes"]) - record["clusters"]
-    clusters = f"{len(record['sizes'])} clusters{f' ({empty} empty)' if empty else ''}"
-    print(f"{record['n']:,} images in {clusters}, {record['seconds']:.0f} s")
-    print("\ncluster    images   mean probability")
+    clusters = count(len(record["sizes"]), "cluster") + (f" ({empty} empty)" if empty else "")
+    since = " since it was resumed" if record.get("resumed") else ""
+    n_images = count(record["n"], "image")
+    print(f"{n_images} in {clusters}, {record['seconds']:.0f} s{since}")
+    print("\ncluster    images   mean probability: how sure the model is, not how often right")
     for cluster, (size, mean) in enumerate(
         zip(record["sizes"], record["mean_probability"], strict=True)
     ):
         print(f"{cluster:7}  {size:8,}   {'-' if mean is None else f'{mean:.3f}':>16}")
     if record["invalid"]:
-        print(f"{len(record['invalid']):,} files could not be read")
+        print(f"{count(len(record['invalid']), 'file')} could not be read")
     scores = {name: record[name] for name in ("acc", "nmi", "ari") if record[name] is not None}
     if scores:
         print("\n" + "  ".join(f"{name.upper()} {value:.3f}" for name, value in scores.items()))
+    if are_few_photos(record["settings"], record["n"]):
+        print("\nif these are photos, they are too few to learn from scratch what is on them: "
+              "see --embedder")  # fmt: skip
     print(f"\nlook at {out / PAGE}", flush=True)

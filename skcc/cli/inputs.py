@@ -5,6 +5,7 @@ from pathlib import Path
 from sklearn.base import BaseEstimator
 
 from skcc import data, pipelines
+from skcc.data.folders import is_pattern
 
 
 def load(path, device: str | None = None, weights_file: str | None = None) -> BaseEstimator:
@@ -21,10 +22,13 @@ def set_parameters(estimator: BaseEstimator, parameters: dict[str, object]) -> B
 
 
 def find_images(path, *, exclude: Path | None = None) -> tuple[list[Path], list[str]]:
-    """Find the image files below a folder."""
+    """Find the image files below a folder, or those that match a pattern."""
     root = Path(path)
     if root.is_file():
         return [root], [root.name]
+    if exclude is None and is_pattern(str(path)) and not root.exists():
+        files = [Path(file) for file in data.resolve(str(path)).value]
+        return files, [str(file) for file in files]
     files = data.image_files(root)
     if exclude is not None:
         excluded = exclude.resolve()

@@ -1,26 +1,40 @@
 """The ``skcc`` command: its parser, the printing of records, and errors."""
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 
-from skcc import __version__, distributed
-from skcc.cli import bench, experiments, fit, predict, report, suggest
+from skcc import __version__
 from skcc.cli.output import printable
 
+# Commands, the modules that have them, and what ``skcc --help`` says. A module is imported for its
+# own command alone, since that imports torch.
+_COMMANDS = {
+    "fit": ("fit", "cluster the images of a folder, and make a page of it"),
+    "predict": ("predict", "find the clusters of other images"),
+    "report": ("report", "make the page of a finished run again"),
+    "suggest": ("suggest", "say how many clusters there may be, by several criteria"),
+    "run": ("experiments", "fit a method on a data set and print one JSON line"),
+    "reproduce": ("experiments", "make the papers' tables, ablations and figures"),
+    "table": ("experiments", "show records of runs as tables, beside the papers' figures"),
+    "bench": ("bench", "measure speed, memory or time to accuracy"),
+}
 
-def _build_parser():
+
+def _build_parser(command: str | None = None):
+    """Make the parser, with the options of one command or of all."""
     parser = argparse.ArgumentParser(prog="skcc", description="Deep image clustering.")
     parser.add_argument("--version", action="version", version=f"skcc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    fit.add_parser(commands)
-    predict.add_parser(commands)
-    report.add_parser(commands)
-    suggest.add_parser(commands)
-    experiments.add_parsers(commands)
-    bench.add_parser(commands)
+    for name, (module, summary) in _COMMANDS.items():
+        if command in (None, name):
+            importlib.import_module(f"skcc.cli.{module}").add_parser(commands, name, summary)
+        else:
+            commands.add_parser(name, help=summary)
     return parser
 
 
@@ -39,8 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argparse exits with 2.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _build_parser().parse_args(arguments)
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    options = _build_parser(command).parse_args(arguments)
     options.arguments = arguments
+    from skcc import distributed  # imports torch
+
+    with contextlib.suppress(AttributeError, ValueError):  # of streams that are no files
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
     try:
         for record in options.handler(options):
             if distributed.is_rank_zero():

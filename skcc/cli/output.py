@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun, which ends in s but for 1."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def print_message(options, message: str) -> None:
     """Print a message unless ``--quiet`` is set."""
     if not options.quiet:

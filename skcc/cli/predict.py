@@ -1,10 +1,11 @@
 """``skcc predict``: assign images to the clusters of a fitted model."""
 
+import os
 import sys
 
 import numpy as np
 
-from skcc import distributed
+from skcc import distributed, pipelines
 from skcc.cli.inputs import find_images, load, set_parameters
 from skcc.cli.options import (
     add_command,
@@ -13,25 +14,32 @@ from skcc.cli.options import (
     add_weights_file_option,
     reading_parameters,
 )
-from skcc.cli.output import plain_warnings, print_message
+from skcc.cli.output import count, plain_warnings, print_message
 from skcc.cli.run_folder import MODEL
+from skcc.data.items import join_some
 from skcc.report import outputs
 
 EXAMPLES = """examples:
-  skcc predict out/model.safetensors new/ -o labels.csv
-  skcc predict out/model.safetensors photo.jpg
+  skcc predict out/ new/ -o labels.csv                the model of a run, on a folder
+  skcc predict out/model.safetensors *.jpg
+  skcc predict out/ new/ --rename names.json          names that you gave on the page
   skcc predict out/model.safetensors new/ --json | jq 'select(.cluster == 3).path'
 """
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line."""
-    parser = add_command(
-        commands, "predict", _predict, "find the clusters of other images", EXAMPLES
+    parser = add_command(commands, name, _predict, summary, EXAMPLES)
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"a {MODEL} that skcc fit wrote, or the folder that holds it"
     )
-    parser.add_argument("model", metavar="MODEL", help=f"a {MODEL} that skcc fit wrote")
-    parser.add_argument("path", metavar="PATH", help="folder of images, or one image")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", help="folders of images, images, or patterns in quotes"
+    )
     parser.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--rename", metavar="JSON", help="names of clusters that the page exported, to be written"
+    )
     add_weights_file_option(parser, "where the weights of the pre-trained network are now")
     add_reading_options(parser)
     add_output_options(parser, "write a JSON object per line instead of CSV")
@@ -42,12 +50,14 @@ def _predict(options):
     distributed.init_process_group()
     options.quiet |= not distributed.is_rank_zero()
     with plain_warnings():
-        estimator = load(options.model, options.device, options.weights_file)
+        estimator = load(_model_file(options.model), options.device, options.weights_file)
         set_parameters(estimator, reading_parameters(options))
-        files, _ = find_images(options.path)
-        print_message(options, f"{len(files):,} images in {options.path}")
+        files = [file for path in options.paths for file in find_images(path)[0]]
+        print_message(options, f"{count(len(files), 'image')} in {join_some(options.paths)}")
+        n_clusters = pipelines.parts(estimator)[1].n_clusters
+        names = outputs.read_names(options.rename, n_clusters) if options.rename else None
         to_bytes = outputs.labels_as_json if options.json else outputs.labels_as_csv
-        table = to_bytes([str(file) for file in files], *predict_labels(estimator, files))
+        table = to_bytes([str(file) for file in files], *predict_labels(estimator, files), names)
     if not distributed.is_rank_zero():
         return
     if options.out:
@@ -58,6 +68,16 @@ def _predict(options):
         sys.stdout.buffer.write(table)
         sys.stdout.buffer.flush()
     yield from ()  # no record to print
+
+
+def _model_file(path):
+    """Return the file of a model, which may be named by the folder of its run."""
+    if not os.path.isdir(path):
+        return path
+    file = os.path.join(path, MODEL)
+    if not os.path.isfile(file):
+        raise ValueError(f"{path} is a folder without {MODEL}; wanted a model, or a folder of one")
+    return file
 
 
 def predict_labels(estimator, files) -> tuple[np.ndarray, np.ndarray]:

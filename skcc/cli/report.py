@@ -30,11 +30,9 @@ EXAMPLES = """examples:
 """
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line."""
-    parser = add_command(
-        commands, "report", _report, "make the page of a finished run again", EXAMPLES
-    )
+    parser = add_command(commands, name, _report, summary, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="OUT", help="folder that skcc fit wrote")
     parser.add_argument("-o", "--out", metavar="FILE", help=f"default: OUT/{PAGE}")
     parser.add_argument("--images", metavar="PATH", help="where the images are now")

@@ -45,7 +45,7 @@ def image_names(paths: Sequence[str], record: dict) -> list[str]:
     """Return the paths of images relative to the folder of images of a run."""
     names = [os.path.relpath(path, record["path"]) for path in paths]
     for path, name in zip(paths, names, strict=True):
-        if os.path.isabs(name) or ".." in Path(name).parts:
+        if Path(name).anchor or ".." in Path(name).parts:
             raise ValueError(f"{path!r} is not below {record['path']!r}, the folder of the run")
     return names
 

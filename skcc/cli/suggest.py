@@ -12,7 +12,7 @@ from skcc.cli.options import (
     add_weights_file_option,
     reading_parameters,
 )
-from skcc.cli.output import plain_warnings, print_message
+from skcc.cli.output import count, plain_warnings, print_message
 from skcc.cluster_number import suggest_n_clusters
 from skcc.embedding import ImageEmbedder
 
@@ -23,10 +23,9 @@ EXAMPLES = """examples:
 """
 
 
-def add_parser(commands) -> None:
+def add_parser(commands, name: str, summary: str) -> None:
     """Add the command to the command line."""
-    summary = "say how many clusters there may be, by several criteria"
-    parser = add_command(commands, "suggest", _suggest, summary, EXAMPLES)
+    parser = add_command(commands, name, _suggest, summary, EXAMPLES)
     parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
     parser.add_argument(
         "--range",
@@ -55,7 +54,7 @@ def _suggest(options):
         raise ValueError(f"--range {low} {high}; wanted two numbers, 2 or more, the lower first")
     with plain_warnings():
         files, _ = find_images(options.path)
-        print_message(options, f"{len(files):,} images in {options.path}")
+        print_message(options, f"{count(len(files), 'image')} in {options.path}")
         numbers = suggest_n_clusters(
             _features(options, files),
             range(low, high + 1),

@@ -95,11 +95,23 @@ class Header(NamedTuple):
 
     high : float or None, default=None
         Largest number of an image of floats; None for all others.
+
+    has_pages : bool, default=False
+        Whether it is a TIFF of several pages, of which the first is read.
+
+    has_alpha : bool, default=False
+        Whether it is a TIFF whose last channel is read as transparency.
+
+    deep_high : int or None, default=None
+        Largest number of an image of integers of more than 8 bits, once it is decoded.
     """
 
     size: tuple[int, int]
     colour: bool
     high: float | None = None
+    has_pages: bool = False
+    has_alpha: bool = False
+    deep_high: int | None = None
 
 
 class Resize(NamedTuple):
@@ -387,11 +399,15 @@ def _header_of(image):
         image.load()  # newer releases of Pillow apply the orientation of TIFF files themselves
         sideways = _orientation(image) in _SIDEWAYS_ORIENTATIONS
     size = image.size[::-1] if sideways else image.size
-    if image.mode not in _GRAY_MODES and not image.mode.startswith("I;16"):
-        return Header(size, colour=True)
-    if image.mode != "F":
-        return Header(size, colour=False)
-    return Header(size, colour=False, high=finite_range(np.asarray(image))[1])
+    is_gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
+    is_tiff = image.format == "TIFF"
+    return Header(
+        size,
+        colour=not is_gray,
+        high=finite_range(np.asarray(image))[1] if image.mode == "F" else None,
+        has_pages=is_tiff and getattr(image, "is_animated", False),
+        has_alpha=is_tiff and image.mode in _ALPHA_MODES,
+    )
 
 
 def _checked_header_of(image):
@@ -421,6 +437,8 @@ def _decode(image, out, levels, resize, is_given):
     transpose = _TRANSPOSE_BY_ORIENTATION.get(_orientation(image))
     if transpose is not None:
         image = image.transpose(transpose)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        header = header._replace(deep_high=int(np.asarray(image).max()))
     image = _convert(image, "L" if channels == 1 else "RGB", levels)
     image = (resize or Resize()).apply(image, (width, height))
     out[...] = np.asarray(image).reshape(out.shape)

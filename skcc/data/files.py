@@ -11,13 +11,14 @@ from joblib import effective_n_jobs
 
 from skcc import distributed
 from skcc.data import cache, decoding
-from skcc.data.formats import UNIT, Format, Levels, learned_file_levels
+from skcc.data.formats import UNIT, WHITE_16_BIT, Format, Levels, learned_file_levels
 from skcc.data.items import is_missing, missing_reason
 from skcc.data.sources import DatasetImages, FileIdentity, identity
 from skcc.data.stores import Reader
-from skcc.exceptions import ImageReadError
+from skcc.exceptions import ImageReadError, ImageReadWarning, warn
 
 _GUESS_SAMPLE = 64  # headers from which a format is guessed
+_DARK_SHARE = 0.25  # of white; images of 16 bits that are all darker keep few gray levels
 _MAX_CHUNK = 64  # images per task of a thread
 
 
@@ -93,6 +94,19 @@ class Decoder(Reader):
             Shape of the samples, and black and white of images of floats.
         """
         return _format_of(_summarize(_gather_headers(self._headers)), side)
+
+    def warn_of_losses(self, only_dark: bool) -> None:
+        """Warn of what was lost when images were decoded.
+
+        Parameters
+        ----------
+        only_dark : bool
+            Whether `common_format` has warned of what headers show.
+        """
+        headers = _gather_headers(self._headers)
+        if only_dark:
+            headers = [h._replace(has_pages=False, has_alpha=False) for h in headers]
+        _warn_of_losses(headers)
 
 
 def common_format(
@@ -242,6 +256,7 @@ def _read_headers(sources, n_jobs, on_error):
             lambda i: _header(sources, i), distributed.rank_slice(len(sources)), n_jobs
         )
     headers = _gather_headers(headers)
+    _warn_of_losses(headers)
     reasons = distributed.merge_dicts({i: str(error) for i, error in failures.items()})
     if reasons and on_error == "raise":
         raise decoding.first_failure({i: ImageReadError(why) for i, why in reasons.items()})
@@ -256,6 +271,30 @@ def _gather_headers(headers):
         return headers
     gathered = distributed.all_gather_object([tuple(header) for header in headers])
     return [decoding.Header(*header) for some in gathered for header in some]
+
+
+def _warn_of_losses(headers):
+    """Warn of pages, channels and gray levels that files hold and images do not."""
+    n_pages, n_alpha = sum(h.has_pages for h in headers), sum(h.has_alpha for h in headers)
+    deep = [h.deep_high for h in headers if h.deep_high is not None]
+    lost = []
+    if n_pages:
+        lost.append(
+            f"{n_pages} TIFF file(s) of several pages: only the first page is read. If pages are "
+            "channels, give arrays (n, height, width, channels)"
+        )
+    if n_alpha:
+        lost.append(
+            f"{n_alpha} TIFF file(s) whose fourth channel is read as transparency, on white. If it "
+            "is a channel like the others, give arrays"
+        )
+    if deep and 0 < max(deep) < _DARK_SHARE * WHITE_16_BIT:
+        lost.append(
+            f"{len(deep)} file(s) of 16 bits with values up to {max(deep)} of {WHITE_16_BIT:.0f}: "
+            "they are dark. Give arrays, scaled by one number for all images, as X / 4095 is"
+        )
+    if lost and distributed.is_rank_zero():
+        warn("X holds " + "; ".join(lost), ImageReadWarning)
 
 
 def _summarize(headers, failed=()):

@@ -15,6 +15,9 @@ _CHUNK = 2**20  # numbers that are looked at or converted at a time
 # outside: a share of them, or any of them as far as a part of the learned range.
 _OUTSIDE_SHARE = 0.05
 _OUTSIDE_RANGE = 0.75
+# Remedies divide by constants: what depends on X would scale new images otherwise.
+_DIVIDED = "X / white, with one number for all images, also new ones"
+_SHIFTED = "(X - black) / (white - black), with two numbers for all images, also new ones"
 _CLEARLY_NOT_UNIT = 16  # white, beside which numbers from 0 to 1 would all be black
 
 
@@ -494,12 +497,9 @@ def _float_hint(values):
     if _is_near_unit(values) or values.low == values.high < 0:
         return "Cut them, np.clip(X, 0, 1), or give uint8 images."
     if values.low < 0:
-        return (
-            "Rescale them, (X - X.min()) / (X.max() - X.min()), leave out Normalize, or give "
-            "uint8 images."
-        )
-    divisor = "255" if values.high <= 255 else "X.max()"
-    return f"Rescale them, for example X / {divisor}, or give uint8 images."
+        rescaled = "(X + 1) / 2" if values.low >= -1 and values.high <= 1 else _SHIFTED
+        return f"Rescale them, {rescaled}, leave out Normalize, or give uint8 images."
+    return f"Rescale them, {_divided(values, (255, 65535))}, or give uint8 images."
 
 
 def _integer_hint(values):
@@ -507,6 +507,11 @@ def _integer_hint(values):
     if values.low < 0:
         if values.low == values.high:
             return "Cut them, X.clip(0, 255)."
-        return "Rescale them: X = X.astype(float); X = (X - X.min()) / (X.max() - X.min())."
-    divisor = next((str(top) for top in (4095, 65535) if values.high <= top), "X.max()")
-    return f"Rescale them, for example X / {divisor}."
+        return f"Rescale them, {_SHIFTED}."
+    return f"Rescale them, {_divided(values, (4095, 65535))}."
+
+
+def _divided(values, whites):
+    """Return a division by the smallest of these constants that suits X."""
+    white = next((top for top in whites if values.high <= top), None)
+    return f"for example X / {white}" if white else _DIVIDED

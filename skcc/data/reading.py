@@ -571,12 +571,14 @@ def _read_files(files, side, image_shape, *, n_jobs, cache_dir, on_error):
         reader = Decoder(files, n_jobs, guess, fitting=True)
         store = SourceStore(reader, guess.shape, on_error).read()
         if reader.format(side) == guess:
+            reader.warn_of_losses(only_dark=False)
             return store, _after_decoding(guess, store)
         del store  # free its memory before decoding again
     fmt = common_format(files, side, n_jobs=n_jobs, cache_dir=cache_dir, on_error=on_error)
     _check_image_shape(image_shape, fmt, files)
     reader = Decoder(files, n_jobs, fmt, fitting=True)
     store = SourceStore(reader, fmt.shape, on_error).read(cache_dir)
+    reader.warn_of_losses(only_dark=True)
     return store, _after_decoding(fmt, store)
 
 

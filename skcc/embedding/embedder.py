@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import field
 from numbers import Integral
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -143,7 +144,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- fit --------------------------------------------------------------------------------
 
     @default_torch_state()
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> Self:
         """Load the network, and learn what the numbers of images mean; no weight is changed.
 
         Of files only headers are read.
@@ -181,7 +182,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self
 
     @default_torch_state()
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None) -> np.ndarray:
         """Load the network, and embed images.
 
         Parameters
@@ -284,7 +285,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     # -- after fit --------------------------------------------------------------------------
 
     @default_torch_state()
-    def transform(self, X):
+    def transform(self, X) -> np.ndarray:
         """Embed images.
 
         Parameters

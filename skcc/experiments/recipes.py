@@ -2,6 +2,7 @@
 
 import skcc
 from skcc.experiments.classical import CLASSICAL
+from skcc.validation import check_known
 
 METHODS = {
     "contrastive": "ContrastiveClustering",
@@ -282,6 +283,8 @@ def make_estimator(method: str, parameters: dict):
     ValueError
         If the method is unknown, or has no such parameter; the message lists the known ones.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are {', '.join(sorted(METHODS))}")
-    return getattr(skcc, METHODS[method])().set_params(**parameters)
+    check_known("method", method, METHODS)
+    estimator = getattr(skcc, METHODS[method])()
+    for name in parameters:
+        check_known("parameter", name, estimator.get_params(deep=False))
+    return estimator.set_params(**parameters)

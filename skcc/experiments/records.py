@@ -9,6 +9,7 @@ import io
 import json
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -216,14 +217,16 @@ def tables(records: Iterable[dict]) -> Iterator[tuple[str, list[dict[str, str]]]
         Cells by column. Rows of the papers that are not implemented, or were not run, say so.
     """
     groups, figures = summarise(records), published()
-    keys = sorted({(STUDIES.index(g["study"]), g["dataset"]) for g in groups})
-    for number, dataset in keys:
+    n_rows = Counter((STUDIES.index(g["study"]), g["dataset"]) for g in groups)
+    # The table with most of our rows comes first.
+    for number, dataset in sorted(n_rows, key=lambda key: (key[0], -n_rows[key], key)):
         study = STUDIES[number]
         ours = [g for g in groups if (g["study"], g["dataset"]) == (study, dataset)]
         theirs = [f for f in figures if (f["study"], f["dataset"]) == (study, dataset)]
         names = {f["row"]: f["name"] for f in figures if f["study"] == study}
         sizes = ", ".join(f"{n:,}" for n in sorted({g["n"] for g in ours}))
-        yield f"{study}, {dataset} ({sizes} images)", list(_rows(ours, theirs, names))
+        name = dataset if study == "table" else f"{dataset}, {study}"
+        yield f"{name} ({sizes} images)", list(_rows(ours, theirs, names))
 
 
 def _rows(groups, figures, names):
@@ -295,9 +298,11 @@ def render(records: Iterable[dict], style: str) -> str:
     titled = list(tables(records))
     if style == "csv":
         return _csv(titled)
-    table = _markdown if style == "markdown" else _text
-    parts = [f"{'## ' if style == 'markdown' else ''}{title}\n\n{table(rows)}"
-             for title, rows in titled]  # fmt: skip
+    if style == "markdown":
+        parts = [f"## {title[0].upper()}{title[1:]}\n\n{_markdown(rows)}"
+                 for title, rows in titled]  # fmt: skip
+    else:
+        parts = [f"{title}\n\n{_text(rows)}" for title, rows in titled]
     heading = ["# Results\n\n" + _LEGEND] if style == "markdown" else []
     return "\n\n".join([*heading, *parts, _notes(titled)]) + "\n"
 
@@ -335,6 +340,16 @@ def _used_columns(rows):
 
 
 def _markdown(rows):
+    """Return our rows as a table, and the rows that have none of our figures as a line."""
+    rows, left_out = (
+        [row for row in rows if bool(row["seeds"]) == is_run] for is_run in (True, False)
+    )
+    names = ", ".join(row["row"] for row in left_out)
+    note = f"\n\nOf the papers' rows, {names} have not been run." if names else ""
+    return _markdown_table(rows) + note
+
+
+def _markdown_table(rows):
     columns = _used_columns(rows)
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -147,11 +147,11 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
         Temperature of the contrast between clusters. Smaller is sharper.
 
     instance_weight : float, default=1.0
-        Weight of the contrast between instances. 0 leaves that between clusters alone.
+        Weight of the contrast between instances. 0 uses only that between clusters.
 
     cluster_weight : float, default=1.0
-        Weight of the contrast between clusters and of the entropy. 0 leaves the contrast between
-        instances alone, and excludes ``readout="head"``.
+        Weight of the contrast between clusters and of the entropy. 0 uses only the contrast
+        between instances, and excludes ``readout="head"``.
 
     entropy_weight : float, default=1.0
         Weight of the term that wants clusters of equal size. Smaller values suit clusters of
@@ -241,5 +241,8 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     (60,)
     """
 
+    _objective_class = ContrastiveObjective  # a subclass may name one with further terms
+
     def _phases(self, setup):
-        yield Phase(ContrastiveObjective(setup, **self._parameters_for(ContrastiveObjective)))
+        objective = self._objective_class
+        yield Phase(objective(setup, **self._parameters_for(objective)))

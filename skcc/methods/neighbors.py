@@ -1,5 +1,7 @@
 """Clustering of vectors by their nearest neighbours; no network is trained."""
 
+from typing import Self
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
@@ -96,7 +98,7 @@ class NeighborClustering(ClusterMixin, BaseEstimator):
         self.random_state = random_state
 
     @default_torch_state()
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> Self:
         """Cluster vectors.
 
         Parameters
@@ -139,7 +141,7 @@ class NeighborClustering(ClusterMixin, BaseEstimator):
         self.agreement_ = found.agreement
         return self
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """Find the cluster of each vector.
 
         Parameters
@@ -154,7 +156,7 @@ class NeighborClustering(ClusterMixin, BaseEstimator):
         """
         return self.predict_proba(X).argmax(axis=1)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X) -> np.ndarray:
         """Compute soft assignments to clusters.
 
         Parameters

@@ -1,5 +1,5 @@
 """Results for people: a page about a clustering, tables, images sorted into folders."""
 
-from skcc.report.page import Clustering, write_page
+from skcc.report.page import Clustering, are_few_photos, write_page
 
-__all__ = ["Clustering", "write_page"]
+__all__ = ["Clustering", "are_few_photos", "write_page"]

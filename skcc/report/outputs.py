@@ -19,7 +19,53 @@ COLUMNS = ("path", "cluster", "probability")
 _FORMULA_PREFIXES = tuple("=+-@\t\r\n")  # a spreadsheet takes a cell for a formula by these
 
 
-def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
+def read_names(path, n_clusters: int) -> dict[int, str]:
+    """Read the names of clusters that the page has exported.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file of an object from numbers of clusters to names. Clusters may share a name.
+
+    n_clusters : int
+        Number of clusters of the model.
+
+    Returns
+    -------
+    names : dict of int to str
+        Name of each cluster that has one.
+
+    Raises
+    ------
+    ValueError
+        If the file is something else, or names a cluster that the model has not.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = {int(cluster): name for cluster, name in content.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f'{path} is no file of names; wanted JSON such as {{"0": "cats", "3": "dogs"}}'
+        ) from error
+    for cluster, name in names.items():
+        if not 0 <= cluster < n_clusters:
+            raise ValueError(f"{path} names cluster {cluster}; the model has 0 to {n_clusters - 1}")
+        if not isinstance(name, str) or not name.strip() or name.startswith(_FORMULA_PREFIXES):
+            raise ValueError(
+                f"{path} names cluster {cluster} {name!r}; wanted text that does not begin with "
+                "one of = + - @"
+            )
+    return names
+
+
+def _called(label, names):
+    """Return the name of a cluster, or its number."""
+    return (names or {}).get(int(label), int(label))
+
+
+def labels_as_csv(
+    paths: Sequence, labels, probabilities, names: Mapping[int, str] | None = None
+) -> bytes:
     """Format images and their clusters as CSV.
 
     Parameters
@@ -33,6 +79,9 @@ def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
     probabilities : array-like of shape (n,)
         Probability of that cluster. NaN is written as an empty cell.
 
+    names : mapping of int to str, default=None
+        Names that are written in place of the numbers of clusters.
+
     Returns
     -------
     table : bytes
@@ -42,7 +91,7 @@ def labels_as_csv(paths: Sequence, labels, probabilities) -> bytes:
     return _csv(
         COLUMNS,
         (
-            (_escape_formula(str(path)), int(label), "" if np.isnan(p) else f"{p:.6f}")
+            (_escape_formula(str(path)), _called(label, names), "" if np.isnan(p) else f"{p:.6f}")
             for path, label, p in zip(paths, labels, probabilities, strict=True)
         ),
     )
@@ -53,7 +102,9 @@ def _escape_formula(path):
     return f"./{path}" if path.startswith(_FORMULA_PREFIXES) else path
 
 
-def labels_as_json(paths: Sequence, labels, probabilities) -> bytes:
+def labels_as_json(
+    paths: Sequence, labels, probabilities, names: Mapping[int, str] | None = None
+) -> bytes:
     """Format images and their clusters as JSON Lines.
 
     Parameters
@@ -67,6 +118,9 @@ def labels_as_json(paths: Sequence, labels, probabilities) -> bytes:
     probabilities : array-like of shape (n,)
         Probability of that cluster. NaN is written as null.
 
+    names : mapping of int to str, default=None
+        Names that are written in place of the numbers of clusters.
+
     Returns
     -------
     lines : bytes
@@ -74,7 +128,7 @@ def labels_as_json(paths: Sequence, labels, probabilities) -> bytes:
     """
     lines = []
     for path, label, p in zip(paths, labels, probabilities, strict=True):
-        values = str(path), int(label), None if np.isnan(p) else round(float(p), 6)
+        values = str(path), _called(label, names), None if np.isnan(p) else round(float(p), 6)
         lines.append(json.dumps(dict(zip(COLUMNS, values, strict=True))) + "\n")
     return "".join(lines).encode()
 
@@ -219,7 +273,7 @@ def _check_names_inside(names, folder):
     """Raise if a name leads out of the folder, directly or through the link of another name."""
     parents = {parent for name in names for parent in Path(name).parents}
     for name in names:
-        if os.path.isabs(name) or ".." in Path(name).parts:
+        if Path(name).anchor or ".." in Path(name).parts:  # on Windows a drive is one, too
             raise ValueError(f"{name!r} leads out of {folder}")
         if Path(name) in parents:
             raise ValueError(f"{name!r} is also the folder of another image")

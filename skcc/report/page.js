@@ -4,18 +4,42 @@
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const shorten = (name) => (name.length > 42 ? `${name.slice(0, 16)}\u2026${name.slice(-24)}` : name);
-  const describe = (cluster, p) => `cluster ${cluster}, probability ${p}`;
+  const names = new Map(); // names given to clusters, by number
+  const called = (cluster) => (names.has(String(cluster)) ? `${cluster} (${names.get(String(cluster))})` : cluster);
+  const describe = (cluster, p) => `cluster ${called(cluster)}, probability ${p}`;
+  const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
+
+  function save(name, type, text) {
+    const link = Object.assign(make("a"), { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
 
   // Viewer: one dialog that enlarges any image.
   const viewer = document.getElementById("viewer");
-  function enlarge(source, name, what) {
+  const enlargePoint = ({ image, name, cluster, p, near }) => enlarge(image, name, describe(cluster, p), near);
+  function enlarge(source, name, what, near = []) {
     const image = viewer.querySelector("img");
     image.hidden = !source;
     if (source) image.src = source;
     image.alt = name;
     viewer.querySelector(".name").textContent = name;
     viewer.querySelector(".what").textContent = what;
-    viewer.showModal();
+    viewer.querySelector(".near").hidden = !near.length;
+    viewer.querySelector(".near-images").replaceChildren(...near.map((index) => {
+      const point = data.points[index], button = make("button");
+      button.type = "button";
+      button.title = `${point.name}, ${describe(point.cluster, point.p)}`;
+      button.append(picture(point), make("span", called(point.cluster)));
+      button.addEventListener("click", () => enlargePoint(point));
+      return button;
+    }));
+    if (!viewer.open) viewer.showModal();
+  }
+  function picture({ image, name }) {
+    const element = image ? Object.assign(make("img"), { src: image }) : make("span", "no longer there");
+    if (image) element.alt = name;
+    return element;
   }
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 
@@ -26,7 +50,8 @@
       thumb.tabIndex = at ? -1 : 0;
       thumb.addEventListener("click", () => {
         const image = thumb.querySelector("img");
-        enlarge(image && image.src, thumb.dataset.name, describe(thumb.dataset.cluster, thumb.dataset.p));
+        const near = thumb.dataset.near.split(" ").filter(Boolean).map(Number);
+        enlarge(image && image.src, thumb.dataset.name, describe(thumb.dataset.cluster, thumb.dataset.p), near);
       });
     });
     strip.addEventListener("keydown", (event) => {
@@ -91,10 +116,7 @@
       return best;
     }
 
-    function open(index) {
-      const { cluster, p, name, image } = points[index];
-      enlarge(image, name, describe(cluster, p));
-    }
+    const open = (index) => enlargePoint(points[index]);
 
     map.addEventListener("pointermove", (event) => show(nearest(event)));
     map.addEventListener("pointerdown", (event) => show(nearest(event)));
@@ -126,6 +148,56 @@
       for (const begin of ["pointerenter", "focusin"]) row.addEventListener(begin, () => highlight(row.dataset.cluster));
       for (const end of ["pointerleave", "focusout"]) row.addEventListener(end, () => highlight(null));
     }
+  }
+
+  // Search: images whose path holds what was typed; those on the map can be enlarged.
+  const MOST = 24, search = document.getElementById("search"), found = document.getElementById("found");
+  if (search) {
+    const { names: paths, clusters, p } = data.files, lower = paths.map((path) => path.toLowerCase());
+    const onMap = new Map(data.points.map((point) => [point.name, point]));
+    search.addEventListener("input", () => {
+      const wanted = search.value.trim().toLowerCase();
+      const hits = wanted ? lower.flatMap((path, index) => (path.includes(wanted) ? [index] : [])) : [];
+      found.hidden = !wanted;
+      found.querySelector("p").textContent = `${hits.length} found${hits.length > MOST ? `, the first ${MOST} are shown` : ""}`;
+      found.querySelector("ul").replaceChildren(...hits.slice(0, MOST).map((index) => {
+        const item = make("li"), button = make("button"), point = onMap.get(paths[index]);
+        button.type = "button";
+        if (point) button.append(picture(point));
+        button.append(make("span", `${shorten(paths[index])}, cluster ${called(clusters[index])}`));
+        const alone = { name: paths[index], cluster: clusters[index], p: p[index].toFixed(2), near: [] };
+        button.addEventListener("click", () => enlargePoint(point || alone));
+        item.append(button);
+        return item;
+      }));
+    });
+  }
+
+  // Names of clusters, and files to keep. A path that a spreadsheet takes for a formula begins with ./
+  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const path = (text) => cell(/^[=+\-@\t\r\n]/.test(text) ? `./${text}` : text);
+  const saveNames = document.getElementById("save-names"), saveLabels = document.getElementById("save-labels");
+  for (const input of all(".rename")) {
+    input.addEventListener("input", () => {
+      const { cluster } = input.dataset, name = input.value.trim();
+      const isPlain = !/^[=+\-@]/.test(name);
+      input.setCustomValidity(isPlain ? "" : "A name must not begin with = + - or @");
+      if (name && isPlain) names.set(cluster, name);
+      else names.delete(cluster);
+      const kinds = new Set(names.values());
+      document.getElementById("names").replaceChildren(...[...kinds].map((kind) => Object.assign(make("option"), { value: kind })));
+      document.querySelector(`.sizes [data-cluster="${cluster}"] .given`).textContent = names.get(cluster) || "";
+      saveNames.disabled = !names.size;
+      document.getElementById("named").textContent = `${names.size} named, ${kinds.size} name${kinds.size === 1 ? "" : "s"}`;
+    });
+  }
+  saveNames.addEventListener("click", () => save("names.json", "application/json", JSON.stringify(Object.fromEntries(names), null, 1)));
+  if (saveLabels) {
+    saveLabels.addEventListener("click", () => {
+      const { names: paths, clusters, p } = data.files;
+      const lines = paths.map((name, index) => [path(name), cell(names.get(String(clusters[index])) || String(clusters[index])), p[index].toFixed(6)].join(","));
+      save("labels.csv", "text/csv", `path,cluster,probability\n${lines.join("\n")}\n`);
+    });
   }
 
   // Curves: read the epoch below the pointer, or move between epochs with arrow keys.

@@ -27,6 +27,8 @@ from skcc.report.thumbnails import SMALL_SIDE, encode_thumbnails
 MAX_TYPICAL, MAX_UNCERTAIN = 12, 6  # thumbnails per cluster
 MAX_IN_ROWS = 900  # thumbnails of all clusters together
 MAX_ON_MAP = 1500
+MAX_SEARCHED = 50_000  # images whose names are in the page, for the search and the table of labels
+N_NEIGHBORS = 5
 MAX_TABLE_SIDE, MAX_LISTED_FILES, MAX_CURVE_POINTS = 60, 200, 400
 ROW_SIDE, MAP_SIDE = 192, 112  # short side of thumbnails in pixels
 MAP_WIDTH, MAP_MARGIN = 1000, 30  # units of the drawing
@@ -37,6 +39,7 @@ HUES = (
     *((215, 0.05), (355, 0.02), (130, -0.02), (285, -0.12), (20, -0.15)),
 )
 GOLDEN_ANGLE = 137.508
+FEW_PHOTOS = 20_000  # with less, a network from scratch learns colours rather than things
 N_SHADES = 20  # of cells in the table of classes
 
 
@@ -91,6 +94,26 @@ class Clustering:
         return clustering_scores(np.asarray(self.classes)[self.valid], self.labels[self.valid])
 
 
+def are_few_photos(settings: Mapping[str, object], n: int) -> bool:
+    """Tell whether colour images are too few to learn from scratch what is on them.
+
+    Parameters
+    ----------
+    settings : mapping of str to object
+        Of a run; those of an embedder begin with "embedder__".
+
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    are_few : bool
+        False with an embedder, and for gray images.
+    """
+    has_embedder = any(name.startswith("embedder__") for name in settings)
+    return settings.get("augment") == "natural" and not has_embedder and n < FEW_PHOTOS
+
+
 def write_page(
     path,
     estimator,
@@ -138,35 +161,45 @@ def write_page(
     image_format = pipelines.image_format(estimator)
     if image_format is None:
         raise ValueError("the page shows images; the estimator was fitted on vectors")
-    rows = _select_for_rows(clustering, clusterer.n_clusters)
-    on_map = _select_for_map(clustering)
-    in_rows = sorted({index for strips in rows for strip in strips for index in strip})
-    (row_images, map_images), shape = encode_thumbnails(
-        clustering.files,
-        image_format,
-        [(in_rows, ROW_SIDE), (on_map, MAP_SIDE)],
-        n_jobs=n_jobs,
+    shape, clusters, points, height = _pictures(
+        clustering, embedder or clusterer, clusterer.n_clusters, image_format, n_jobs
     )
-    positions, height = _positions(embedder or clusterer, [clustering.files[i] for i in on_map])
-    points = _points(clustering, on_map, positions, map_images)
     curves = _curves(clusterer.history_)
     page = _render(
         **_summary(clustering, clusterer, embedder),
         title=title,
         map=_map(points, height),
-        clusters=_clusters(clustering, rows, row_images),
+        clusters=clusters,
         confusion=_confusion(clustering),
         charts=[_chart(curve) for curve in curves],
+        readout=_readout(clusterer),
         invalid=clustering.invalid,
         tables=_tables(facts),
         command=command,
-        data={"points": points, "curves": curves},
+        data={"points": points, "curves": curves, "files": _files(clustering)},
         small_images=min(shape) <= SMALL_SIDE,
         style=_asset("page.css") + _style_rules(clusterer.n_clusters, shape),
         script=_asset("page.js"),
     )
     with atomic_write(Path(path)) as file:
         file.write(page.encode())
+
+
+def _pictures(clustering, transformer, n_clusters, image_format, n_jobs):
+    """Return the shape of thumbnails, the rows of clusters, the points and height of the map."""
+    rows, on_map = _select_for_rows(clustering, n_clusters), _select_for_map(clustering)
+    in_rows = sorted({index for strips in rows for strip in strips for index in strip})
+    requests = [(in_rows, ROW_SIDE), (on_map, MAP_SIDE)]
+    (row_images, map_images), shape = encode_thumbnails(
+        clustering.files, image_format, requests, n_jobs=n_jobs
+    )
+    shown = sorted({*in_rows, *on_map})
+    files = [clustering.files[i] for i in shown]
+    features = transformer.transform(files) if files else np.zeros((0, 1))
+    positions, height = _positions(features[np.searchsorted(shown, on_map)])
+    near = _neighbors(features, shown, on_map)
+    clusters = _clusters(clustering, rows, row_images, near)
+    return shape, clusters, _points(clustering, on_map, positions, map_images, near), height
 
 
 # -- which images are shown -----------------------------------------------------------------
@@ -209,16 +242,54 @@ def _summary(clustering, estimator, embedder):
         "n_valid": len(clustering.valid),
         "n_clusters": estimator.n_clusters,
         "n_empty": estimator.n_clusters - n_used,
+        "are_few_photos": embedder is None
+        and are_few_photos(estimator.settings_, len(clustering.labels)),
         "mean_probability": _mean(probabilities),
         "scores": {k: score for k, score in clustering.scores().items() if score is not None},
     }
 
 
-def _positions(transformer, files):
-    """Return positions of files on the map, rounded to integers, and the height of the map."""
-    if not files:
+def _neighbors(features, shown, on_map):
+    """Return for each shown image the nearest others on the map, as numbers of points there."""
+    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    candidates = np.searchsorted(shown, on_map)
+    similarity = features @ features[candidates].T
+    similarity[candidates, np.arange(len(candidates))] = -np.inf  # no image is its own neighbour
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :N_NEIGHBORS]
+    found = nearest[:, : max(0, len(on_map) - 1)].tolist()
+    return dict(zip(shown, found, strict=True))
+
+
+def _files(clustering):
+    """Return names, clusters and probabilities of all images, for the search and the table."""
+    valid = clustering.valid
+    if len(valid) > MAX_SEARCHED:
+        return None
+    return {
+        "names": [_valid_unicode(clustering.names[i]) for i in valid],
+        "clusters": clustering.labels[valid].tolist(),
+        "p": [round(float(p), 6) for p in clustering.probabilities[valid]],
+    }
+
+
+def _readout(estimator):
+    """Return the scores of the candidates for the read-out, the best first; None without."""
+    scores = getattr(estimator, "readout_scores_", None)
+    if not scores:
+        return None
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return {
+        "scores": ranked,
+        "chosen": estimator.settings_["readout"],
+        "agreement": estimator.agreement_,
+    }
+
+
+def _positions(features):
+    """Return positions of images on the map, rounded to integers, and the height of the map."""
+    if not len(features):
         return np.zeros((0, 2), int), MAP_WIDTH
-    positions = embed_in_plane(transformer.transform(files), method="tsne", random_state=0)
+    positions = embed_in_plane(features, method="tsne", random_state=0)
     positions = positions - positions.min(axis=0)
     if positions[:, 1].max() > positions[:, 0].max():
         positions = positions[:, ::-1]  # the map is wider than high
@@ -228,7 +299,7 @@ def _positions(transformer, files):
     return np.rint(positions / extent * inner + MAP_MARGIN).astype(int), height
 
 
-def _points(clustering, indices, positions, images):
+def _points(clustering, indices, positions, images, near):
     """Return what the script shows of the images on the map."""
     return [
         {
@@ -238,6 +309,7 @@ def _points(clustering, indices, positions, images):
             "p": _probability(clustering.probabilities[index]),
             "name": _valid_unicode(clustering.names[index]),
             "image": images[index],
+            "near": near[index],
         }
         for index, (x, y) in zip(indices, positions, strict=True)
     ]
@@ -260,7 +332,7 @@ def _map(points, height):
     }
 
 
-def _clusters(clustering, rows, images):
+def _clusters(clustering, rows, images, near):
     """Return sizes, mean probabilities and rows of thumbnails of all clusters."""
     sizes = np.bincount(clustering.labels[clustering.valid], minlength=len(rows))
     return [
@@ -270,14 +342,14 @@ def _clusters(clustering, rows, images):
             "percent": 100 * size / max(1, sizes.sum()),
             "percent_of_largest": 100 * size / max(1, sizes.max()),
             "mean_probability": _mean(clustering.probabilities[clustering.labels == number]),
-            "typical": _thumbnails(clustering, typical, images),
-            "uncertain": _thumbnails(clustering, uncertain, images),
+            "typical": _thumbnails(clustering, typical, images, near),
+            "uncertain": _thumbnails(clustering, uncertain, images, near),
         }
         for number, (size, (typical, uncertain)) in enumerate(zip(sizes, rows, strict=True))
     ]
 
 
-def _thumbnails(clustering, indices, images):
+def _thumbnails(clustering, indices, images, near):
     """Return what is shown of some images in a row."""
     return [
         {
@@ -285,6 +357,7 @@ def _thumbnails(clustering, indices, images):
             "cluster": int(clustering.labels[index]),
             "probability": _probability(clustering.probabilities[index]),
             "image": images[index],
+            "near": near[index],
         }
         for index in indices
     ]

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
+from skcc import distributed
 from skcc.augment import Views
 from skcc.callbacks import Progress
 from skcc.data import SampleStore
+from skcc.exceptions import warn
 from skcc.objective import Objective, Phase
 from skcc.rng import private_rng
 from skcc.training import engine
@@ -114,7 +117,7 @@ class Run:
         n_phases : int
             How many were trained.
         """
-        started, objective, history, number = time.monotonic(), None, [], 0
+        limit, objective, history, number = _TimeLimit(self.max_seconds), None, [], 0
         while True:
             with private_rng(self.seed + number, self.device):
                 phase = next(phases, None)
@@ -124,12 +127,28 @@ class Run:
             if not (phase.epochs or self.settings["max_epochs"]):
                 engine.finish(objective, self.store, None, epochs=0, seed=0, dtype=None)
                 return objective, history, number + 1
-            result = self._train_phase(phase, number, history, started)
+            result = self._train_phase(phase, number, history, limit)
             history, number = history + result.history, number + 1
             if result.stopped:
+                if limit.is_reached:
+                    self._warn_of_limit(phase, result, phases)
                 return objective, history, number
 
-    def _train_phase(self, phase, number, history, started):
+    def _warn_of_limit(self, phase, result, phases):
+        """Warn unless the time was just enough for all phases."""
+        done, planned = len(result.history), phase.epochs or self.settings["max_epochs"]
+        if done == planned and next(phases, None) is None:
+            return
+        in_phase = "" if phase.name == "train" else f" of phase {phase.name!r}"
+        then = "" if self.checkpoint_dir is None else "; calling fit again goes on from there"
+        if distributed.is_rank_zero():
+            warn(
+                f"max_seconds={self.max_seconds:g} ended training after {done} of {planned} "
+                f"epochs{in_phase}{then}",
+                ConvergenceWarning,
+            )
+
+    def _train_phase(self, phase, number, history, limit):
         objective, settings, seed = phase.objective, self.settings, self.seed + number
         dtype = getattr(torch, settings["precision"])
         views = Views(
@@ -148,10 +167,9 @@ class Run:
             stop = self.report is not None and self.report(
                 lambda: finished_copy(len(of_phase)), history + of_phase, number + 1
             )
-            next_epoch_ends = time.monotonic() - started + seconds
-            return stop or next_epoch_ends > (self.max_seconds or math.inf)
+            return stop or not limit.allows(seconds)
 
-        with Progress(title, epochs, len(self.store), self.verbose) as progress:
+        with Progress(title, epochs, len(self.store), self.verbose, limit.end) as progress:
             return engine.train(
                 objective,
                 self.store,
@@ -173,6 +191,19 @@ class Run:
                 compile_step=self.compile_step,
                 sync_batchnorm=self.sync_batchnorm,
             )
+
+
+class _TimeLimit:
+    """When training has to end, and whether it did for that reason."""
+
+    def __init__(self, seconds):
+        self.end = time.monotonic() + (math.inf if seconds is None else seconds)
+        self.is_reached = False
+
+    def allows(self, seconds):
+        """Whether an epoch of so many seconds still fits."""
+        self.is_reached = time.monotonic() + seconds > self.end
+        return not self.is_reached
 
 
 def has_checkpoints(folder: Path) -> bool:

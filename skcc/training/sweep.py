@@ -13,6 +13,7 @@ from skcc.data import SampleStore
 INFERENCE_BATCH = 128
 ACCELERATED_BATCH = 1024  # of small images on a CUDA device, which a batch of 128 does not fill
 SMALL_IMAGE = 64 * 64  # pixels
+SMALL_BATCHES = (1, 8, 32)  # for as many samples or fewer, where they give the same bits
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -96,6 +97,7 @@ def sweep(
     *,
     view: Callable[[Tensor, Tensor], Tensor],
     dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Apply a function of views to all samples of a store.
 
@@ -118,6 +120,9 @@ def sweep(
 
     dtype : torch.dtype, default=torch.float32
         Type in which networks compute.
+
+    batch_size : int, default=None
+        Samples per batch, for stores of at most so many samples; None takes `inference_batch`.
 
     Returns
     -------
@@ -145,7 +150,9 @@ def sweep(
             distributed.raise_on_all_ranks(),
         ):
             # A rank without samples computes one row, because it needs the shape.
-            rows = torch.cat(list(store.sweep(rows_of, size, own_indices or range(1))))
+            rows = torch.cat(
+                list(store.sweep(rows_of, batch_size or size, own_indices or range(1)))
+            )
     finally:
         module.train(training)
     store.invalid = distributed.merge_dicts(store.invalid)
