@@ -12,8 +12,10 @@ from skcc.methods.autoencoder import (
 )
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.methods.deconvolutional import DeconvolutionalClustering
+from skcc.methods.deepcluster import DeepCluster
 from skcc.methods.embedded import DEC
 from skcc.methods.information import IIC, PICA
+from skcc.methods.jule import JULE
 from skcc.methods.neighbors import NeighborClustering
 from skcc.methods.pairwise import DAC, DCCM, DDC
 from skcc.methods.twin import TwinContrastClustering
@@ -25,12 +27,14 @@ __all__ = [
     "DDC",
     "DEC",
     "IIC",
+    "JULE",
     "PICA",
     "AutoencoderClustering",
     "ClusterNumbers",
     "ContrastiveClustering",
     "DCGANClustering",
     "DeconvolutionalClustering",
+    "DeepCluster",
     "DenoisingAutoencoderClustering",
     "ImageEmbedder",
     "NeighborClustering",

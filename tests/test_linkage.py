@@ -23,7 +23,9 @@ def slow_merge(W, labels, n_clusters, many, rivals):
     while len(clusters) > n_clusters:
         best = None
         for a in range(len(clusters)):
-            row = [slow_affinity(W, clusters[a], c) if c is not clusters[a] else 0 for c in clusters]
+            row = [
+                slow_affinity(W, clusters[a], c) if c is not clusters[a] else 0 for c in clusters
+            ]
             ordered = sorted(row, reverse=True)
             lead = np.mean([ordered[0] - other for other in ordered[1:rivals]])
             score = ordered[0] + (lead if len(clusters) > many else 0)
@@ -81,6 +83,23 @@ def test_curved_clusters_are_found_and_images_that_are_equal_do_no_harm():
     apart = np.repeat([[0.0], [10.0], [20.0], [30.0]], 30, axis=0)  # no edges between them
     apart = apart + np.random.default_rng(0).normal(size=(120, 2)) / 10
     assert len(set(graph_degree_linkage(apart, 2))) == 2
+
+
+def test_a_few_odd_samples_are_no_cluster_if_it_is_said_so():
+    """Two clusters touch, a third is apart, and so are 24 samples near it."""
+    rng = np.random.default_rng(0)
+    middles, sizes = [[0, 0], [4, 0], [0, 40], [8, 40]], [100, 100, 100, 24]
+    X = np.concatenate([rng.normal(m, 1, (n, 2)) for m, n in zip(middles, sizes, strict=True)])
+    kinds = np.repeat(np.arange(4), sizes)
+    as_published = graph_degree_linkage(X, 3)
+    assert sorted(np.bincount(as_published)) == [24, 100, 200]
+    labels = graph_degree_linkage(X, 3, min_share=0.25)
+    assert adjusted_rand_score(labels, kinds.clip(0, 2)) > 0.85
+    assert adjusted_rand_score(labels, as_published) < 0.85
+    assert set(labels) == {0, 1, 2}
+    weights, nearest = neighbor_weights(X)
+    merged = agglomerate(weights, chains(nearest, 3), 3, min_size=30)
+    np.testing.assert_array_equal(np.flatnonzero(merged < 0), np.arange(300, 324))
 
 
 def test_further_samples_follow_the_nearest_of_those_that_were_merged():

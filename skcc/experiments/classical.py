@@ -1,4 +1,4 @@
-"""The classical methods of the papers' table, on pixels: by scikit-learn, and as the papers had them.
+"""The classical methods of the papers' table, on pixels: scikit-learn's, and the papers' own.
 
 scikit-learn has no method of three of the papers' names, so for each of these there are two rows:
 the nearest method of scikit-learn, and the papers' own, which is written out here.

@@ -31,14 +31,15 @@ STANDS_FOR = {
     "agglomerative": "Ward's linkage along a graph of 10 neighbours; the papers' is of mutual "
     "nearest neighbours (Gowda and Krishna, 1978)",
     "nmf": "NMF in the Frobenius norm, then k-means; the papers' preserves locality",
-    "self-tuning": "affinities with a scale per sample (Zelnik-Manor and Perona, 2004), then k-means "
-    "of the eigenvectors; more than 10,000 images follow the nearest of 10,000",
+    "self-tuning": "affinities with a scale per sample (Zelnik-Manor and Perona, 2004), then "
+    "k-means of the eigenvectors; more than 10,000 images follow the nearest of 10,000",
     "graph-degree": "graph-degree linkage (Zhang et al., 2012), in the spirit of mutual nearest "
     "neighbours; more than 10,000 images follow the nearest of 10,000",
     "locality-nmf": "NMF with the Laplacian of a graph of 5 neighbours (Cai et al., 2011), then "
     "k-means; the papers' minimises a divergence (2009)",
-    "deepcluster": "clusters are found anew after some steps, which may be several epochs",
-    "jule": "augmented views; of more than 10,000 images a sample of 10,000 is merged",
+    "deepcluster": "five pseudo-labels per cluster, kept for 32 steps or an epoch",
+    "jule": "augmented views, merging that begins anew each time, small clusters do not count; of "
+    "more than 10,000 images a sample of 10,000 is merged",
     "autoencoder": "the networks of AE, DAE and VAE are ours; the papers' are unknown",
     "deconvolutional": "non-negative maps, inferred by FISTA, pooled between two layers",
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",

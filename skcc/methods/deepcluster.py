@@ -4,6 +4,8 @@ k-means of the features gives labels, the network learns them, and again. The la
 have nothing to do with each other, so the classifier begins anew with each round.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,9 +14,11 @@ from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.methods.autoencoder import Whitening
 from skcc.objective import Objective, Phase, Setup
+from skcc.training.settings import steps_per_epoch
 from skcc.validation import check_integer
 
 INITIAL_SCALE = 0.01  # standard deviation of the weights of a new classifier
+STEPS_OF_LABELS = 32  # in fewer a new classifier learns little (docs/log.md)
 
 
 class PseudoLabelClassifier(nn.Linear):
@@ -86,10 +90,10 @@ class PseudoLabelObjective(Objective):
 class DeepCluster(BaseDeepClusterer):
     """Cluster images by alternating between k-means and classification (DeepCluster).
 
-    Before each epoch, k-means divides the features of all images into more clusters than are
-    wanted. During the epoch the network learns to tell these clusters, on augmented views, which
-    are drawn so that all clusters come up equally often. At the end k-means of the features finds
-    the clusters that are wanted [1]_.
+    k-means divides the features of all images into more clusters than are wanted. For some steps
+    the network learns to tell these clusters apart, on augmented views, which are drawn so that all
+    clusters come up equally often. Then k-means divides the features that it has now, and so on. At
+    the end k-means of the features finds the clusters that are wanted [1]_.
 
     Parameters
     ----------
@@ -101,8 +105,9 @@ class DeepCluster(BaseDeepClusterer):
         Principal components of the features that k-means sees, each at variance 1, as vectors of
         unit length. "auto" is `n_clusters`.
 
-    reassign_epochs : int, default=1
-        Epochs for which labels are kept.
+    reassign_epochs : int or "auto", default="auto"
+        Epochs for which labels are kept. "auto" is one, as in the paper, or as many as have 32
+        steps, since a new classifier needs some to learn anything.
 
     Attributes
     ----------
@@ -121,10 +126,10 @@ class DeepCluster(BaseDeepClusterer):
     From the paper and the authors' code: features of plain views in evaluation mode, whitened
     principal components of unit length, k-means with a new seed, a new classifier whose moments in
     the optimizer are forgotten, sampling by the inverse size of the clusters. The authors learn
-    10,000 clusters of 256 components of the million images of ImageNet, and do not look for few
-    clusters; five per class and as many components as clusters are ours. Whitened components beyond
-    these are noise to the last k-means. The authors' network sees edges in place of colours, and
-    has dropout.
+    10,000 clusters of 256 components of the million images of ImageNet, once an epoch, and do not
+    look for few clusters; five per class, as many components as clusters, and labels that are kept
+    for 32 steps are ours. More whitened components are noise to the last k-means. The authors'
+    network sees edges in place of colours, and has dropout.
 
     References
     ----------
@@ -143,7 +148,7 @@ class DeepCluster(BaseDeepClusterer):
 
     n_pseudolabels: int | str = "auto"
     n_components: int | str = "auto"
-    reassign_epochs: int = 1
+    reassign_epochs: int | str = "auto"
 
     _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
 
@@ -154,16 +159,17 @@ class DeepCluster(BaseDeepClusterer):
         super()._check_parameters()
         check_integer("n_pseudolabels", self.n_pseudolabels, 1, also=["auto"])
         check_integer("n_components", self.n_components, 1, also=["auto"])
-        check_integer("reassign_epochs", self.reassign_epochs, 1)
+        check_integer("reassign_epochs", self.reassign_epochs, 1, also=["auto"])
 
     def _phases(self, setup):
-        n, components = self.n_pseudolabels, self.n_components
+        n, components, epochs = self.n_pseudolabels, self.n_components, self.reassign_epochs
         if n != "auto" and n > setup.n_samples:
             raise ValueError(f"n_pseudolabels={n} should be <= n_samples={setup.n_samples}")
+        steps = steps_per_epoch(setup.n_samples, self.settings_["batch_size"])
         objective = PseudoLabelObjective(
             setup,
             n_pseudolabels=min(5 * self.n_clusters, setup.n_samples) if n == "auto" else n,
             n_components=self.n_clusters if components == "auto" else components,
-            reassign_epochs=self.reassign_epochs,
+            reassign_epochs=math.ceil(STEPS_OF_LABELS / steps) if epochs == "auto" else epochs,
         )
         yield Phase(objective)

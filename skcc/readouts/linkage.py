@@ -7,6 +7,7 @@ one to the other and back. The merging is exact: no affinity is approximated or 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 N_NEIGHBORS = 20
 MAX_SAMPLES = 10_000  # that are merged; further ones take the cluster of the nearest of these
@@ -70,7 +71,9 @@ def chains(nearest: np.ndarray, at_least: int) -> np.ndarray:
     return labels if count >= at_least else np.arange(n)
 
 
-def agglomerate(weights: sparse.csr_array, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+def agglomerate(
+    weights: sparse.csr_array, labels: np.ndarray, n_clusters: int, *, min_size: float = 1
+) -> np.ndarray:
     """Merge clusters, two at a time, until `n_clusters` are left.
 
     The affinity of clusters a and b is ``1' W_ab W_ba 1 / |a|^2 + 1' W_ba W_ab 1 / |b|^2``. Merged
@@ -84,22 +87,35 @@ def agglomerate(weights: sparse.csr_array, labels: np.ndarray, n_clusters: int) 
         Nonnegative weights of the directed edges.
 
     labels : ndarray of shape (n,)
-        Clusters to begin with.
+        Clusters to begin with, from 0 and without gaps; at least `n_clusters`.
 
     n_clusters : int
         Clusters to end with.
 
+    min_size : float, default=1
+        Smaller clusters do not count. The result is the last moment with `n_clusters` that do; if
+        there is none, all count.
+
     Returns
     -------
     labels : ndarray of shape (n,)
-        From 0, without gaps.
+        From 0, without gaps; -1 for samples of clusters that do not count.
     """
-    labels = np.unique(labels, return_inverse=True)[1]
+    found = labels = np.asarray(labels)
     while (count := labels.max() + 1) > n_clusters:
         # Halfway the table of affinities is made anew, since half of it is of merged clusters.
         merging = _Merging(weights, labels)
-        labels = np.unique(merging.run(max(n_clusters, count // 2)), return_inverse=True)[1]
-    return labels
+        while merging.count > max(n_clusters, count // 2):
+            merging.step()
+            if np.count_nonzero(merging.sizes >= min_size) >= n_clusters:
+                found = merging.labels.copy()
+        labels = np.unique(merging.labels, return_inverse=True)[1]
+    sizes = np.bincount(found)
+    if np.count_nonzero(sizes >= min_size) != n_clusters:
+        return labels
+    number = np.full(len(sizes), -1)
+    number[sizes >= min_size] = np.arange(n_clusters)
+    return number[found]
 
 
 class _Merging:
@@ -109,9 +125,7 @@ class _Merging:
         self.weights, self.transposed = weights, weights.T.tocsr()
         self.labels, self.count = labels.copy(), labels.max() + 1
         n, self.sizes = len(labels), np.bincount(labels).astype(np.float64)
-        members = sparse.csr_array(
-            (np.ones(n), (np.arange(n), labels)), shape=(n, self.count)
-        )
+        members = sparse.csr_array((np.ones(n), (np.arange(n), labels)), shape=(n, self.count))
         into, out = self.transposed @ members, self.weights @ members
         # Entry (a, b) is 1' W_ab W_ba 1: paths from a into b and back.
         self.paths = (into.multiply(out).T @ members).toarray()
@@ -129,11 +143,9 @@ class _Merging:
         self.top[rows] = some[:, -1]
         self.lead[rows] = (some[:, -1:] - some[:, :-1]).mean(axis=1) if k > 1 else 0
 
-    def run(self, n_clusters):
-        """Merge until `n_clusters` are left; return the labels, with gaps."""
-        while self.count > n_clusters:
-            self._merge(*self._closest())
-        return self.labels
+    def step(self):
+        """Merge once."""
+        self._merge(*self._closest())
 
     def _closest(self):
         score = self.top + self.lead if self.count > _MANY else self.top
@@ -165,28 +177,45 @@ class _Merging:
 
 
 def graph_degree_linkage(
-    X: np.ndarray, n_clusters: int, *, labels: np.ndarray | None = None
+    X: np.ndarray,
+    n_clusters: int,
+    *,
+    labels: np.ndarray | None = None,
+    min_share: float = 0.0,
 ) -> np.ndarray:
     """Cluster samples by graph-degree linkage of their 20 nearest neighbours.
 
     Parameters
     ----------
     X : ndarray of shape (n, d)
-        One row per sample; all of them are merged, so that memory grows with n squared / 16.
+        One row per sample; all of them are merged, so memory grows with the square of n.
 
     n_clusters : int
         Clusters to end with.
 
     labels : ndarray of shape (n,), default=None
-        Clusters to begin with. None joins each sample with its nearest neighbour.
+        Clusters to begin with, from 0 and without gaps. None joins each sample with its nearest
+        neighbour.
+
+    min_share : float, default=0.0
+        Clusters below this share of the mean size n / `n_clusters` do not count; their samples go
+        to the cluster of the nearest centre.
 
     Returns
     -------
     labels : ndarray of shape (n,)
         From 0, without gaps.
     """
-    weights, nearest = neighbor_weights(X)
-    return agglomerate(weights, chains(nearest, n_clusters) if labels is None else labels, n_clusters)
+    with threadpool_limits(limits=1):  # so that results repeat bit for bit, as in `k_means`
+        weights, nearest = neighbor_weights(X)
+        labels = chains(nearest, n_clusters) if labels is None else labels
+        min_size = max(1, min_share * len(X) / n_clusters)
+        labels = agglomerate(weights, labels, n_clusters, min_size=min_size)
+        stray = labels < 0
+        if stray.any():
+            centers = np.stack([X[labels == k].mean(axis=0) for k in range(n_clusters)])
+            labels[stray] = _nearest(X[stray], centers)
+    return labels
 
 
 def spread(X: np.ndarray, sample: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -208,9 +237,18 @@ def spread(X: np.ndarray, sample: np.ndarray, labels: np.ndarray) -> np.ndarray:
     labels : ndarray of shape (n,)
         Clusters of all; those in `sample` keep theirs.
     """
+    everywhere = np.empty(len(X), labels.dtype)
+    everywhere[sample] = labels
+    others = np.setdiff1d(np.arange(len(X)), sample)
+    if len(others):
+        with threadpool_limits(limits=1):
+            everywhere[others] = labels[_nearest(X[others], X[sample])]
+    return everywhere
+
+
+def _nearest(X, rows):
+    """Index of the nearest of some rows to each row of X."""
     from sklearn.neighbors import NearestNeighbors  # slow to import
 
-    model = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(X[sample])
-    everywhere = labels[model.kneighbors(X, return_distance=False)[:, 0]]
-    everywhere[sample] = labels
-    return everywhere
+    model = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(rows)
+    return model.kneighbors(X, return_distance=False)[:, 0]
