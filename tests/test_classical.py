@@ -64,10 +64,8 @@ def test_nmf_with_a_graph_lowers_its_cost_in_each_step():
 
 def test_the_graph_makes_nmf_a_clustering_of_digits():
     X, y = digits()
-    with_graph, without = (
-        clustering_scores(y, cluster(name, X, 10, 0)[0])["acc"] for name in ("locality-nmf", "nmf")
-    )
-    assert with_graph > without + 0.2
+    labels, _ = cluster("locality-nmf", X, 10, 0)
+    assert clustering_scores(y, labels)["acc"] > 0.75  # NMF alone: .503 (docs/results.md)
 
 
 @pytest.mark.parametrize("method", ["self-tuning", "graph-degree"])

@@ -23,7 +23,7 @@ def samples(n=40):
 def make(**changes):
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 5))
-    options = {"n_pseudolabels": 7, "n_components": 3, "reassign_epochs": 2} | changes
+    options = {"n_pseudolabels": 7, "n_whitened": 3, "reassign_epochs": 2} | changes
     return PseudoLabelObjective(Setup(backbone, 5, (6,), 40), **options)
 
 
@@ -136,7 +136,7 @@ def test_labels_are_kept_for_32_steps_or_one_epoch(batch_size, epochs):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("n_pseudolabels", 0), ("n_components", "many"), ("reassign_epochs", 0)]
+    ("name", "value"), [("n_pseudolabels", 0), ("n_whitened", "many"), ("reassign_epochs", 0)]
 )
 def test_wrong_parameters_are_named(name, value, shapes):
     with pytest.raises(ValueError, match=name):
@@ -149,5 +149,5 @@ def test_wrong_parameters_are_named(name, value, shapes):
 
 def test_the_recipe_is_the_authors():
     model = make_estimator("deepcluster", RECIPES["deepcluster", "cifar10"])
-    assert (model.n_components, model.reassign_epochs, model.max_epochs) == (256, 1, 200)
+    assert (model.n_whitened, model.reassign_epochs, model.max_epochs) == (256, 1, 200)
     assert (model.batch_size, model.weight_decay) == (256, 1e-5)

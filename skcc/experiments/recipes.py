@@ -204,7 +204,7 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("deepcluster", "cifar10"): {
         "n_clusters": 10,
         "n_pseudolabels": 100,
-        "n_components": 256,
+        "n_whitened": 256,
         "reassign_epochs": 1,
         "backbone": "resnet18-small",
         "augment": "natural-moco",

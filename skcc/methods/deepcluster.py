@@ -41,7 +41,7 @@ class PseudoLabelObjective(Objective):
     n_pseudolabels : int
         Clusters of k-means.
 
-    n_components : int
+    n_whitened : int
         See `DeepCluster`; at most the width of the backbone is used.
 
     reassign_epochs : int
@@ -51,11 +51,11 @@ class PseudoLabelObjective(Objective):
     n_views = 1
 
     def __init__(
-        self, setup: Setup, *, n_pseudolabels: int, n_components: int, reassign_epochs: int
+        self, setup: Setup, *, n_pseudolabels: int, n_whitened: int, reassign_epochs: int
     ):
         super().__init__()
         self.n_pseudolabels, self.reassign_epochs = n_pseudolabels, reassign_epochs
-        self.n_embedding = min(n_components, setup.n_features)
+        self.n_embedding = min(n_whitened, setup.n_features)
         self.backbone = setup.backbone
         self.classifier = PseudoLabelClassifier(setup.n_features, n_pseudolabels)
         self.whitening = Whitening(setup.n_features, self.n_embedding)
@@ -101,8 +101,8 @@ class DeepCluster(BaseDeepClusterer):
         Clusters that the network learns; "auto" is five times `n_clusters`. With as many as are
         wanted in the end, DeepCluster is known to fail: errors of k-means are learned and stay.
 
-    n_components : int or "auto", default="auto"
-        Principal components of the features that k-means sees, each at variance 1, as vectors of
+    n_whitened : int or "auto", default="auto"
+        Principal components of the features, each at variance 1, that k-means sees as vectors of
         unit length. "auto" is `n_clusters`.
 
     reassign_epochs : int or "auto", default="auto"
@@ -147,7 +147,7 @@ class DeepCluster(BaseDeepClusterer):
     """
 
     n_pseudolabels: int | str = "auto"
-    n_components: int | str = "auto"
+    n_whitened: int | str = "auto"
     reassign_epochs: int | str = "auto"
 
     _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
@@ -158,18 +158,18 @@ class DeepCluster(BaseDeepClusterer):
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("n_pseudolabels", self.n_pseudolabels, 1, also=["auto"])
-        check_integer("n_components", self.n_components, 1, also=["auto"])
+        check_integer("n_whitened", self.n_whitened, 1, also=["auto"])
         check_integer("reassign_epochs", self.reassign_epochs, 1, also=["auto"])
 
     def _phases(self, setup):
-        n, components, epochs = self.n_pseudolabels, self.n_components, self.reassign_epochs
+        n, components, epochs = self.n_pseudolabels, self.n_whitened, self.reassign_epochs
         if n != "auto" and n > setup.n_samples:
             raise ValueError(f"n_pseudolabels={n} should be <= n_samples={setup.n_samples}")
         steps = steps_per_epoch(setup.n_samples, self.settings_["batch_size"])
         objective = PseudoLabelObjective(
             setup,
             n_pseudolabels=min(5 * self.n_clusters, setup.n_samples) if n == "auto" else n,
-            n_components=self.n_clusters if components == "auto" else components,
+            n_whitened=self.n_clusters if components == "auto" else components,
             reassign_epochs=math.ceil(STEPS_OF_LABELS / steps) if epochs == "auto" else epochs,
         )
         yield Phase(objective)

@@ -96,10 +96,16 @@ class AgglomerativeObjective(Objective):
     n_epochs : int
         Epochs of training, divided equally among the periods.
 
-    embedding_dim, n_negatives : int
+    embedding_dim : int
         See `JULE`.
 
-    unrolling_rate, margin, min_share : float
+    unrolling_rate, margin : float
+        See `JULE`.
+
+    n_negatives : int
+        See `JULE`.
+
+    min_share : float
         See `JULE`.
     """
 
