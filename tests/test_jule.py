@@ -109,7 +109,7 @@ def test_triplets_are_those_of_the_definition():
 
 
 def test_each_partner_is_as_likely_as_any_other():
-    labels, draws = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2]), 1500
+    labels, draws = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2]), 800
     keys = torch.rand(draws, 8, 2, generator=torch.Generator().manual_seed(0))
     positives, negatives = torch.zeros(8), torch.zeros(8)
     for key in keys:
@@ -119,9 +119,9 @@ def test_each_partner_is_as_likely_as_any_other():
         assert is_triplet[:7].all()
         assert not is_triplet[7].any()  # alone
         assert len(set(negative[0].tolist())) == 2
-    # Three standard deviations of a binomial distribution are .03 and .04.
-    assert (positives / draws).tolist() == pytest.approx([0, *[1 / 4] * 4, 0, 0, 0], abs=0.035)
-    assert (negatives / draws).tolist() == pytest.approx([0] * 5 + [2 / 3] * 3, abs=0.045)
+    # Three standard deviations of a binomial distribution are .046 and .05.
+    assert (positives / draws).tolist() == pytest.approx([0, *[1 / 4] * 4, 0, 0, 0], abs=0.046)
+    assert (negatives / draws).tolist() == pytest.approx([0] * 5 + [2 / 3] * 3, abs=0.05)
 
 
 def test_a_batch_without_triplets_has_a_loss_of_zero():

@@ -141,7 +141,7 @@ class DeepCluster(BaseDeepClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DeepCluster
     >>> images = load_digits().images[:60] / 16
-    >>> model = DeepCluster(n_clusters=3, max_epochs=10, random_state=0)
+    >>> model = DeepCluster(n_clusters=3, max_epochs=4, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """

@@ -270,7 +270,7 @@ class JULE(BaseDeepClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import JULE
     >>> images = load_digits().images[:60] / 16
-    >>> model = JULE(n_clusters=3, max_epochs=10, random_state=0)
+    >>> model = JULE(n_clusters=3, max_epochs=4, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
