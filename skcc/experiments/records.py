@@ -33,8 +33,8 @@ STANDS_FOR = {
     "nmf": "NMF in the Frobenius norm, then k-means; the papers' preserves locality",
     "self-tuning": "affinities with a scale per sample (Zelnik-Manor and Perona, 2004), then "
     "k-means of the eigenvectors; more than 10,000 images follow the nearest of 10,000",
-    "graph-degree": "graph-degree linkage (Zhang et al., 2012) with JULE's local term, in the spirit "
-    "of mutual nearest neighbours; more than 10,000 images follow the nearest of 10,000",
+    "graph-degree": "graph-degree linkage (Zhang et al., 2012) with JULE's local term, in the "
+    "spirit of mutual nearest neighbours; more than 10,000 images follow the nearest of 10,000",
     "locality-nmf": "NMF with the Laplacian of a graph of 5 neighbours (Cai et al., 2011), then "
     "k-means; the papers' minimises a divergence (2009)",
     "deepcluster": "five pseudo-labels per cluster, kept for 32 steps or an epoch",
