@@ -13,7 +13,7 @@ from skcc.methods.jule import AgglomerativeObjective, draw_partners, merging_pla
 from skcc.objective import Epoch, Setup
 from skcc.readouts import graph_degree_linkage, spread
 
-OPTIONS = {"n_epochs": 6, "embedding_dim": 4, "unrolling_rate": 0.6, "margin": 0.2,
+OPTIONS = {"n_epochs": 6, "embedding_dim": 4, "unrolling_rate": 0.4, "margin": 0.2,
            "n_negatives": 5, "min_share": 0.25}  # fmt: skip
 
 
@@ -46,18 +46,20 @@ def begin(objective, number):
 # -- merging --------------------------------------------------------------------------------
 
 
-def test_the_plan_ends_with_the_clusters_that_are_wanted():
-    assert merging_plan(1797, 10, 0.9) == [44, 10]
-    assert merging_plan(10_000, 10, 0.9) == [250, 25, 10]
-    assert merging_plan(120, 3, 0.6) == [12, 4, 3]
-    assert merging_plan(100, 10, 1.0) == [10]
+def test_the_plan_falls_to_more_clusters_than_are_wanted():
+    assert merging_plan(1797, 10, 0.9) == [44]
+    assert merging_plan(10_000, 10, 0.9) == [250, 25]
+    assert merging_plan(120, 3, 0.4) == [18, 10, 6]
+    assert merging_plan(440, 10, 0.9) == [20]
+    assert merging_plan(120, 3, 0.9) == [6]
+    assert merging_plan(100, 10, 1.0) == [20]
     assert merging_plan(20, 10, 0.9) == [10]
-    assert merging_plan(40, 2, 0.01)[:3] == [9, 8, 7]  # at least one
+    assert merging_plan(40, 2, 0.01) == [9, 8, 7, 6, 5, 4]
 
 
 def test_the_first_clusters_are_those_of_pixels_and_the_next_those_of_embeddings():
     objective = make()
-    assert objective.counts == [12, 12, 4, 4, 3, 3]
+    assert objective.counts == [18, 18, 10, 10, 6, 6]
     for number, count in enumerate(objective.counts):
         before = objective.labels.clone()
         swept = begin(objective, number)
@@ -68,8 +70,7 @@ def test_the_first_clusters_are_those_of_pixels_and_the_next_those_of_embeddings
         with torch.no_grad():
             expected = samples() if number == 0 else objective.eval().embed(samples())
         torch.testing.assert_close(swept[0], expected)
-        share = 0.25 if count == 3 else 0.0
-        merged = graph_degree_linkage(expected.numpy(), count, min_share=share)
+        merged = graph_degree_linkage(expected.numpy(), count)
         assert adjusted_rand_score(merged, objective.labels) == 1
         assert objective.labels.max() == count - 1
 
@@ -77,12 +78,12 @@ def test_the_first_clusters_are_those_of_pixels_and_the_next_those_of_embeddings
 def test_of_too_many_samples_some_are_merged_and_the_others_follow(monkeypatch):
     monkeypatch.setattr(jule, "MAX_SAMPLES", 60)
     objective = make()
-    assert objective.counts[0] == 6  # of 60 / 4
+    assert objective.counts[0] == 9  # of 60 / 4 = 15
     X = begin(objective, 0)[0].numpy()
     sample = objective.sample.numpy()
     assert len(np.unique(sample)) == 60
     assert list(sample) == sorted(sample)
-    merged = graph_degree_linkage(X[sample], 6)
+    merged = graph_degree_linkage(X[sample], 9)
     np.testing.assert_array_equal(objective.labels, spread(X, sample, merged))
 
 

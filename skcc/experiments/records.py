@@ -38,8 +38,8 @@ STANDS_FOR = {
     "locality-nmf": "NMF with the Laplacian of a graph of 5 neighbours (Cai et al., 2011), then "
     "k-means; the papers' minimises a divergence (2009)",
     "deepcluster": "five pseudo-labels per cluster, kept for 32 steps or an epoch",
-    "jule": "augmented views, merging that begins anew each time, small clusters do not count; of "
-    "more than 10,000 images a sample of 10,000 is merged",
+    "jule": "augmented views; merging begins anew each time, small clusters do not count, and the "
+    "last ones are not learned; of more than 10,000 images a sample of 10,000 is merged",
     "autoencoder": "the networks of AE, DAE and VAE are ours; the papers' are unknown",
     "deconvolutional": "non-negative maps, inferred by FISTA, pooled between two layers",
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",

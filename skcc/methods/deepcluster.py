@@ -50,9 +50,7 @@ class PseudoLabelObjective(Objective):
 
     n_views = 1
 
-    def __init__(
-        self, setup: Setup, *, n_pseudolabels: int, n_whitened: int, reassign_epochs: int
-    ):
+    def __init__(self, setup: Setup, *, n_pseudolabels: int, n_whitened: int, reassign_epochs: int):
         super().__init__()
         self.n_pseudolabels, self.reassign_epochs = n_pseudolabels, reassign_epochs
         self.n_embedding = min(n_whitened, setup.n_features)

@@ -23,13 +23,16 @@ CHAIN_LENGTH = 4  # samples per cluster before the first merge, about
 def merging_plan(n: int, n_clusters: int, unrolling_rate: float) -> list[int]:
     """How many clusters each period of training learns.
 
+    They are at least twice as many as are wanted: a network that learns the last clusters confirms
+    their mistakes.
+
     Parameters
     ----------
     n : int
         Samples that are merged; they begin as n / 4 clusters.
 
     n_clusters : int
-        Clusters to end with.
+        Clusters of the last merging, which follows training.
 
     unrolling_rate : float
         Share of the clusters that is merged away before a period.
@@ -37,13 +40,14 @@ def merging_plan(n: int, n_clusters: int, unrolling_rate: float) -> list[int]:
     Returns
     -------
     counts : list of int
-        Falling; the last one is `n_clusters`.
+        Falling, at least ``2 * n_clusters``, or as many as there are if these are fewer.
     """
-    counts = [max(n_clusters, n // CHAIN_LENGTH)]
-    while counts[-1] > n_clusters:
-        merges = max(1, math.ceil(unrolling_rate * counts[-1]))
-        counts.append(max(n_clusters, counts[-1] - merges))
-    return counts[1:] or counts
+    start = n // CHAIN_LENGTH
+    counts, count = [], start - math.ceil(unrolling_rate * start)
+    while count >= 2 * n_clusters:
+        counts.append(count)
+        count -= math.ceil(unrolling_rate * count)
+    return counts or [max(n_clusters, min(2 * n_clusters, start))]
 
 
 def draw_partners(labels: Tensor, keys: Tensor, n_negatives: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,7 +214,7 @@ class JULE(BaseDeepClusterer):
     how densely the graph of nearest neighbours connects them, until a tenth is left. The network
     learns to keep these apart: an image should be nearer to one of its cluster than to others, by a
     margin. Then the images are merged again, by its features, to a tenth of these clusters, and so
-    on until `n_clusters` are left, and once more at the end [1]_.
+    on while that is at least twice `n_clusters`. At the end they are merged to `n_clusters` [1]_.
 
     Parameters
     ----------
@@ -252,10 +256,11 @@ class JULE(BaseDeepClusterer):
     local term, the unrolling rate, the loss with its margin and 20 negatives, width and length of
     the embedding, pixels before the first period, and that the result is merged anew.
 
-    Ours are augmented views; `min_share`; one positive per image and step; and that each merging
-    begins from the nearest neighbours, where the authors go on from the clusters before. Their
-    mistakes stayed: digits then gave .77 in place of .95 (docs/log.md). The merging is exact up to
-    10,000 images. Of more, a random 10,000 are merged, and the others follow the nearest of them.
+    Ours are augmented views and one positive per image and step; and, since mistakes of a merging
+    were learned and stayed (docs/log.md), `min_share`; that each merging begins from the nearest
+    neighbours, where the authors go on from the clusters before; and that the last clusters are not
+    learned. The merging is exact up to 10,000 images. Of more, a random 10,000 are merged, and the
+    others follow the nearest of them.
 
     References
     ----------
