@@ -30,7 +30,7 @@ extensions = [
     "sphinx_design",
     "mathml",
 ]
-exclude_patterns = ["_build", "extensions", "templates"]
+exclude_patterns = ["_build", "description.md", "extensions", "templates"]
 templates_path = ["templates"]
 default_role = "py:obj"  # a name in single backticks is a link if it is ours
 nitpicky = False  # names of scikit-learn and torch stay plain where INTERSPHINX is off

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     )
     from skcc.methods.contrastive import ContrastiveClustering
     from skcc.methods.deconvolutional import DeconvolutionalClustering
+    from skcc.methods.deepcluster import DeepCluster
     from skcc.methods.embedded import DEC
     from skcc.methods.information import IIC, PICA
+    from skcc.methods.jule import JULE
     from skcc.methods.neighbors import NeighborClustering
     from skcc.methods.pairwise import DAC, DCCM, DDC
     from skcc.methods.twin import TwinContrastClustering
@@ -30,12 +32,14 @@ __all__ = [
     "DDC",
     "DEC",
     "IIC",
+    "JULE",
     "PICA",
     "AutoencoderClustering",
     "ClusterNumbers",
     "ContrastiveClustering",
     "DCGANClustering",
     "DeconvolutionalClustering",
+    "DeepCluster",
     "DenoisingAutoencoderClustering",
     "ImageEmbedder",
     "NeighborClustering",
@@ -57,8 +61,10 @@ _HOMES = {
     ],
     "skcc.methods.contrastive": ["ContrastiveClustering"],
     "skcc.methods.deconvolutional": ["DeconvolutionalClustering"],
+    "skcc.methods.deepcluster": ["DeepCluster"],
     "skcc.methods.embedded": ["DEC"],
     "skcc.methods.information": ["IIC", "PICA"],
+    "skcc.methods.jule": ["JULE"],
     "skcc.methods.neighbors": ["NeighborClustering"],
     "skcc.methods.pairwise": ["DAC", "DCCM", "DDC"],
     "skcc.methods.twin": ["TwinContrastClustering"],

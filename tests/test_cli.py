@@ -165,6 +165,8 @@ def test_a_recipe_trains(shapes, method):
         parameters["backbone"] = "auto" if method == "deconvolutional" else "conv4"
     if method == "dec":
         parameters["pretraining_epochs"] = 1
+    if method == "deepcluster":
+        parameters["n_pseudolabels"] = 4
     images = np.repeat(shapes[0][:8, ..., None], 3, axis=3)
     model = make_estimator(method, parameters).fit(images)
     width = 512 if method in ("contrastive", "twin") else model._objective().n_embedding

@@ -26,7 +26,8 @@ def test_the_gallery_is_there():
     assert {path.stem for path in EXAMPLES} == {
         *("quickstart", "torchrun", "plot_comparison", "plot_custom_augmentation"),
         *("plot_custom_backbone", "plot_custom_objective", "plot_embeddings", "plot_evolution"),
-        *("plot_folder_of_photos", "plot_pipeline_and_search", "plot_resume", "plot_similarity"),
+        *("plot_folder_of_photos", "plot_methods", "plot_pipeline_and_search", "plot_resume"),
+        "plot_similarity",
     }
 
 

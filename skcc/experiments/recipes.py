@@ -13,6 +13,8 @@ METHODS = {
     "dac": "DAC",
     "ddc": "DDC",
     "dccm": "DCCM",
+    "deepcluster": "DeepCluster",
+    "jule": "JULE",
     "autoencoder": "AutoencoderClustering",
     "denoising": "DenoisingAutoencoderClustering",
     "variational": "VariationalAutoencoderClustering",
@@ -198,6 +200,40 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("dccm", "stl10"): _pairwise(
         10, 96, max_epochs=4000, learning_rate=1e-4, discriminator_width=512
     ),
+    # DeepCluster (ECCV 2018), the authors' code for ImageNet, but for the number of pseudo-labels,
+    # which users of CIFAR-10 recommend. Theirs is AlexNet on edges, by SGD at 0.05.
+    ("deepcluster", "cifar10"): {
+        "n_clusters": 10,
+        "n_pseudolabels": 100,
+        "n_whitened": 256,
+        "reassign_epochs": 1,
+        "backbone": "resnet18-small",
+        "augment": "natural-moco",
+        "image_size": 32,
+        "max_epochs": 200,
+        "batch_size": 256,
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-5,
+        "readout": "kmeans",
+        "schedule": "constant",
+    },
+    # JULE (CVPR 2016), the authors' code: 20 epochs per period, batches of 100, no augmentation. Of
+    # 10,000 images they have 3 periods, of which the last one, with the final clusters, is left out
+    # here. Theirs is a network of one or two convolutions, by SGD at 0.01.
+    ("jule", "cifar10"): {
+        "n_clusters": 10,
+        "unrolling_rate": 0.9,
+        "min_share": 0.0,
+        "backbone": "conv4",
+        "augment": "none",
+        "image_size": 32,
+        "max_epochs": 40,
+        "batch_size": 100,
+        "learning_rate": 1e-3,
+        "weight_decay": 5e-5,
+        "readout": "head",
+        "schedule": "constant",
+    },
     # Neither networks nor settings of these rows of the table are published, so this is one recipe
     # each, of what is known from elsewhere. AE, DAE, VAE: a later re-implementation of DEC trains
     # its autoencoder by Adam at 1e-3 for 300 epochs; 10 numbers are its code; the noise of DAE is

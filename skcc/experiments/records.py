@@ -20,6 +20,7 @@ from skcc.training.settings import RUNTIME_PARAMETERS
 SCORES = ("nmi", "acc", "ari")  # in the order of the papers
 SOURCES = {
     "CC": 'Li et al., "Contrastive Clustering", AAAI 2021; rows above CC as collected there',
+    "IIC": "DeepCluster as run by Ji et al., ICCV 2019, table 1",
     "TCC": (
         'Shen et al., "You Never Cluster Alone", NeurIPS 2021, as quoted by later papers; on '
         "CIFAR-10 the ARI is lower than any that goes with this ACC"
@@ -31,6 +32,15 @@ STANDS_FOR = {
     "agglomerative": "Ward's linkage along a graph of 10 neighbours; the papers' is of mutual "
     "nearest neighbours (Gowda and Krishna, 1978)",
     "nmf": "NMF in the Frobenius norm, then k-means; the papers' preserves locality",
+    "self-tuning": "affinities with a scale per sample (Zelnik-Manor and Perona, 2004), then "
+    "k-means of the eigenvectors; more than 10,000 images follow the nearest of 10,000",
+    "graph-degree": "graph-degree linkage (Zhang et al., 2012) with JULE's local term, in the "
+    "spirit of mutual nearest neighbours; more than 10,000 images follow the nearest of 10,000",
+    "locality-nmf": "NMF with the Laplacian of a graph of 5 neighbours (Cai et al., 2011), then "
+    "k-means; the papers' minimises a divergence (2009)",
+    "deepcluster": "five pseudo-labels per cluster, kept for 32 steps or an epoch",
+    "jule": "augmented views; merging begins anew each time, small clusters do not count, and the "
+    "last ones are not learned; of more than 10,000 images a sample of 10,000 is merged",
     "autoencoder": "the networks of AE, DAE and VAE are ours; the papers' are unknown",
     "deconvolutional": "non-negative maps, inferred by FISTA, pooled between two layers",
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",
@@ -121,13 +131,14 @@ def published() -> list[dict]:
     -------
     figures : list of dict
         ``study``, one of `STUDIES`; ``dataset``; ``name`` as printed; ``nmi``, ``acc`` and ``ari``,
-        floats or None; ``row``, the name of our row, or "" if it is not implemented; ``source``, a
-        key of `SOURCES`.
+        floats or None; ``rows``, the names of our rows, none if it is not implemented; ``source``,
+        a key of `SOURCES`.
     """
     text = files("skcc.experiments").joinpath("published.csv").read_text()
     figures = list(csv.DictReader(io.StringIO(text)))
     for figure in figures:
         figure |= {name: float(figure[name]) if figure[name] else None for name in SCORES}
+        figure["rows"] = figure["rows"].split()
     return figures
 
 
@@ -223,7 +234,7 @@ def tables(records: Iterable[dict]) -> Iterator[tuple[str, list[dict[str, str]]]
         study = STUDIES[number]
         ours = [g for g in groups if (g["study"], g["dataset"]) == (study, dataset)]
         theirs = [f for f in figures if (f["study"], f["dataset"]) == (study, dataset)]
-        names = {f["row"]: f["name"] for f in figures if f["study"] == study}
+        names = {row: f["name"] for f in figures if f["study"] == study for row in f["rows"]}
         sizes = ", ".join(f"{n:,}" for n in sorted({g["n"] for g in ours}))
         name = dataset if study == "table" else f"{dataset}, {study}"
         yield f"{name} ({sizes} images)", list(_rows(ours, theirs, names))
@@ -233,11 +244,11 @@ def _rows(groups, figures, names):
     """Yield the rows of the papers with ours beside them, then the rest of ours."""
     placed = []
     for figure in figures:
-        matching = [g for g in groups if figure["row"] and g["row"] == figure["row"]]
+        matching = [g for g in groups if g["row"] in figure["rows"]]
         placed += matching
         printed = {f"published {s.upper()}": _format_score(figure[s]) for s in SCORES}
         if not matching:
-            state = "not run" if figure["row"] else "not implemented"
+            state = "not run" if figure["rows"] else "not implemented"
             yield _cells(row=figure["name"], settings=state, **printed)
         for i, group in enumerate(matching):
             yield _cells(**_group_cells(group, figure["name"]), **({} if i else printed))

@@ -14,13 +14,12 @@ import PIL
 import sklearn
 import torch
 from sklearn.cluster import KMeans
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch
 
 import skcc
 from skcc.exceptions import TrainingInterruptedWarning
-from skcc.experiments.classical import CLASSICAL, pixels
+from skcc.experiments.classical import CLASSICAL, cluster, pixels
 from skcc.experiments.recipes import make_estimator
 from skcc.metrics import clustering_scores
 from skcc.training.settings import steps_per_epoch
@@ -73,16 +72,15 @@ def run(method: str, bunch: Bunch, parameters: dict) -> dict:
 
 
 def _fit_classical(method, bunch, parameters):
-    """Fit a scikit-learn pipeline on pixels; return labels and results."""
+    """Cluster pixels by a classical method; return labels and results."""
     if "n_clusters" not in parameters:
         raise ValueError(f"{method} needs n_clusters, since {bunch.name} has no classes")
     started = time.perf_counter()
     X = pixels(bunch.images)
     n_clusters, random_state = parameters["n_clusters"], parameters.get("random_state")
-    steps = CLASSICAL[method](n_clusters, random_state, min(X.shape))
-    labels = make_pipeline(*steps).fit_predict(X)
+    labels, steps = cluster(method, X, n_clusters, random_state)
     return labels, {
-        "settings": {"pipeline": " | ".join(type(step).__name__ for step in steps)},
+        "settings": {"pipeline": steps},
         "kmeans": None,
         "seconds": round(time.perf_counter() - started, 2),
         "image_forwards": 0,

@@ -7,6 +7,13 @@ teaches the result to a linear classifier. Its parts are pure functions on array
 from skcc.readouts.graph import nearest_neighbors, neighbor_graph
 from skcc.readouts.information import contingency, refine, score
 from skcc.readouts.kmeans import k_means
+from skcc.readouts.linkage import (
+    agglomerate,
+    chains,
+    graph_degree_linkage,
+    neighbor_weights,
+    spread,
+)
 from skcc.readouts.neighbors import FeatureClassifier, Readout, TorchClassifier, read_out
 from skcc.readouts.space import FeatureSpace, is_table, vector_scale
 
@@ -15,13 +22,18 @@ __all__ = [
     "FeatureSpace",
     "Readout",
     "TorchClassifier",
+    "agglomerate",
+    "chains",
     "contingency",
+    "graph_degree_linkage",
     "is_table",
     "k_means",
     "nearest_neighbors",
     "neighbor_graph",
+    "neighbor_weights",
     "read_out",
     "refine",
     "score",
+    "spread",
     "vector_scale",
 ]
