@@ -150,7 +150,7 @@ def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected)
         return run(method, bunch, parameters)
 
     monkeypatch.setattr(runs, "run", watched)
-    made = list(sweeps.ablation(study, bunch, seeds=1, out=tmp_path, parameters=QUICK))
+    made = list(sweeps.ablation(study, bunch, seeds=1, out=tmp_path, parameters=QUICK | {"readout": "auto"}))
     found = {}
     for record, model in zip(made, seen, strict=True):
         found[record["row"]] = (
