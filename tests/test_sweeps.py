@@ -150,7 +150,8 @@ def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected)
         return run(method, bunch, parameters)
 
     monkeypatch.setattr(runs, "run", watched)
-    made = list(sweeps.ablation(study, bunch, seeds=1, out=tmp_path, parameters=QUICK | {"readout": "auto"}))
+    parameters = QUICK | {"readout": "auto"}
+    made = list(sweeps.ablation(study, bunch, seeds=1, out=tmp_path, parameters=parameters))
     found = {}
     for record, model in zip(made, seen, strict=True):
         found[record["row"]] = (
