@@ -58,7 +58,7 @@ def add_parser(commands, name: str, summary: str) -> None:
         parser.add_argument(
             "--ceilings", action="store_true", help="also what the device can do (always on CUDA)"
         )
-        if name == "all":
+        if benchmark == "all":
             parser.add_argument("--json", action="store_true", help="JSON lines, not a table")
         for parameter in inspect.signature(function).parameters.values():
             _add_option(parser, parameter)
