@@ -159,7 +159,7 @@ def test_ablations_vary_one_thing(bunch, tmp_path, monkeypatch, study, expected)
         )  # fmt: skip
     assert found == expected
     ((title, rows),) = records.tables(made)
-    assert title.startswith(study)
+    assert f", {study} (" in title
     assert all("augmented_views" not in row["settings"] for row in rows)  # the row says it
 
 
