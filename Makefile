@@ -32,9 +32,9 @@ test-oldest: $(OLDEST)/installed
 		-k "not Twin and not (loky and not paths)" \
 		-W ignore::pytest.PytestRemovedIn10Warning  # from the decorator of scikit-learn 1.6
 
-# scikit-learn's checks of the methods that are not in `make test`.
+# What all estimators share, scikit-learn's checks among it, for the methods that `make test` leaves out.
 test-methods: .venv/installed
-	$(PYTEST) -m methods tests/test_contract.py
+	$(PYTEST) -m methods tests
 
 # Several processes train one model, others are killed. One worker, since they need the cores.
 test-processes: .venv/installed

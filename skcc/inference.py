@@ -81,7 +81,7 @@ class FittedModel:
         return next((s for s in self._batch_sizes[key] if s >= len(store)), None)
 
     def _try_batch_sizes(self, first, function):
-        """The small batches that gave the bits of a large one, on a sample with random noise.
+        """The small batches that gave the bits of a large one, on 32 noisy copies of a sample.
 
         Libraries choose by the shapes in what order they add, so whether the bits are the same
         depends on the network, the device and the number of threads, but not on the samples.
@@ -91,11 +91,12 @@ class FittedModel:
         samples = first + 0.3 * noise
         if first.dtype == torch.uint8:
             samples = (first + 32 * noise).clamp(0, 255).byte()
-        rows = [
-            self._sweep(Store(samples[:size]), function, self.views.plain, size)
-            for size in (*SMALL_BATCHES, len(samples))
-        ]
-        return tuple(len(some) for some in rows[:-1] if torch.equal(some, rows[-1][: len(some)]))
+        some, view = Store(samples[: SMALL_BATCHES[-1]]), self.views.plain
+        expected = self._sweep(Store(samples), function, view, len(samples))[: len(some)]
+        return tuple(
+            size for size in SMALL_BATCHES
+            if torch.equal(self._sweep(some, function, view, size), expected)
+        )  # fmt: skip
 
     def rows_of(self, store: SampleStore, function: Callable) -> np.ndarray:
         """Apply a function of plain views to all images of X."""

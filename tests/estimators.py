@@ -5,12 +5,20 @@ Every estimator goes through the short contract in `test_contract.py`, and, in `
 through scikit-learn's checks.
 """
 
+import pytest
+
 import skcc
 from skcc.base import BaseDeepClusterer
 
 FULL = [skcc.ContrastiveClustering, skcc.TwinContrastClustering]
 PUBLIC = [getattr(skcc, name) for name in skcc.__all__]
 EVERY = [cls for cls in PUBLIC if isinstance(cls, type) and issubclass(cls, BaseDeepClusterer)]
+
+# One method per family in `make test`, the others in `make test-methods`.
+EACH = [
+    pytest.param(cls, marks=[] if cls in FULL else pytest.mark.methods, id=cls.__name__)
+    for cls in EVERY
+]
 
 # Parameters of tests that would take long with the defaults.
 QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import sklearn
-from estimators import EVERY, FULL, QUICK
+from estimators import EACH, EVERY, FULL, QUICK
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
@@ -72,7 +72,7 @@ def test_scikit_learns_extra_checks(cls, name):
 
 
 @pytest.mark.filterwarnings("ignore:max_seconds=")
-@every_estimator
+@pytest.mark.parametrize("cls", EACH)
 def test_what_is_fitted_predicts_is_saved_and_resumes(cls, shapes, tmp_path):
     X = shapes[0][:80]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from estimators import EVERY
+from estimators import EACH, EVERY
 from numpydoc.docscrape import ClassDoc, FunctionDoc
 from numpydoc.validate import validate
 from sklearn.utils import Bunch
@@ -120,7 +120,7 @@ def test_documented_defaults_are_the_signatures(name):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of two epochs
-@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", EACH)
 def test_estimators_document_every_parameter_in_order_and_every_attribute(cls, shapes):
     parameters = [p for p in inspect.signature(cls).parameters]
     assert list(documented(cls)) == parameters

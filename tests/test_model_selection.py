@@ -78,7 +78,9 @@ def test_a_search_over_the_number_of_clusters_takes_any_images(cls, kinds_of_x, 
         pytest.param(ContrastiveClustering, "paths", "loky", marks=pytest.mark.processes),
         pytest.param(ContrastiveClustering, "PIL", "loky", marks=pytest.mark.processes),
         (ContrastiveClustering, "PIL", "threading"),
-        (TwinContrastClustering, "NHWC uint8", "threading"),
+        pytest.param(
+            TwinContrastClustering, "NHWC uint8", "threading", marks=pytest.mark.processes
+        ),
         pytest.param(TwinContrastClustering, "PIL", "loky", marks=pytest.mark.processes),
     ],
 )

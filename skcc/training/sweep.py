@@ -13,7 +13,7 @@ from skcc.data import SampleStore
 INFERENCE_BATCH = 128
 ACCELERATED_BATCH = 1024  # of small images on a CUDA device, which a batch of 128 does not fill
 SMALL_IMAGE = 64 * 64  # pixels
-SMALL_BATCHES = (1, 8, 32)  # for as many samples or fewer, where they give the same bits
+SMALL_BATCHES = (4, 8, 32)  # for as many samples or fewer, where they give the same bits
 
 
 def device_of(module: nn.Module) -> torch.device:
