@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_callbacks.py tests/test_contract.py tests/test_data.py t
 	two_workers_find_what_one_does cross_validated_probabilities_and_scores) \
 	tests/test_report.py::test_the_page_loads_nothing_and_what_users_named_is_text
 
-.PHONY: dist typing demo test test-newest test-oldest test-methods test-processes test-site test-all docs docs-fast docs-check gpu \
+.PHONY: dist typing demo test test-newest test-oldest test-methods test-experiments test-processes test-site test-all docs docs-fast docs-check gpu \
 	gpu-cifar10 gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
@@ -35,6 +35,10 @@ test-oldest: $(OLDEST)/installed
 # What all estimators share, scikit-learn's checks among it, for the methods that `make test` leaves out.
 test-methods: .venv/installed
 	$(PYTEST) -m methods tests
+
+# Benchmarks, sweeps and studies.
+test-experiments: .venv/installed
+	$(PYTEST) -m experiments tests
 
 # Several processes train one model, others are killed. One worker, since they need the cores.
 test-processes: .venv/installed

@@ -13,7 +13,7 @@ from PIL import Image
 REAL_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 
 hypothesis.settings.register_profile(
-    "short", max_examples=60, deadline=None, derandomize=True, database=None
+    "short", max_examples=25, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.register_profile("long", max_examples=1500, deadline=None, database=None)
 hypothesis.settings.load_profile("short")

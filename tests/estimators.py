@@ -20,5 +20,11 @@ EACH = [
     for cls in EVERY
 ]
 
+# The first family alone in `make test`, where what is tested hardly depends on the method.
+FIRST = [
+    pytest.param(cls, marks=[] if cls is FULL[0] else pytest.mark.methods, id=cls.__name__)
+    for cls in FULL
+]
+
 # Parameters of tests that would take long with the defaults.
 QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

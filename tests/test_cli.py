@@ -155,13 +155,8 @@ def test_only_classical_methods_have_no_recipe():
 WIDTHS = {"contrastive": 512, "twin": 512, "adc": 128}
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=[] if name in ("contrastive", "twin") else pytest.mark.methods)
-        for name in METHODS
-    ],
-)
+@pytest.mark.methods
+@pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_trains(shapes, method):
     """The settings of CIFAR-10 on a handful of images, but for one epoch and smaller views."""
     parameters = RECIPES[method, "cifar10"]

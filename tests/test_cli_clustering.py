@@ -355,6 +355,7 @@ def interrupted_fit(arguments, epochs):
     return (process.returncode, out, err) if process.returncode else None
 
 
+@pytest.mark.processes
 def test_ctrl_c_keeps_the_checkpoint_and_prints_the_command_that_resumes(photos, tmp_path, capsys):
     """A real signal to a real process; what goes on then ends as if nothing had happened."""
     how = ["-k", "3", "--set", "batch_size=60", "image_size=8"]
@@ -404,6 +405,7 @@ def test_ctrl_c_after_training_keeps_what_was_learned(photos, tmp_path, capsys, 
     assert "1/2" not in err  # nothing was trained again
 
 
+@pytest.mark.processes
 def test_a_reader_that_has_had_enough_is_no_error(run, photos):
     with shell(["predict", str(run / "model.safetensors"), str(photos), "--quiet"]) as process:
         process.stdout.close()

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import sklearn
-from estimators import EACH, EVERY, FULL, QUICK
+from estimators import EACH, EVERY, FIRST, FULL, QUICK
 from sklearn.base import clone
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
@@ -16,7 +16,6 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 # Tiny data: empty clusters and small batches are expected.
 pytestmark = pytest.mark.filterwarnings("ignore")
 every_estimator = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
-one_per_family = pytest.mark.parametrize("cls", FULL, ids=lambda c: c.__name__)
 NUMBER = {"1.6": 50, "1.9": 51}  # checks, by release
 EXTRA = [  # public, but not among the checks of check_estimator
     "check_set_output_transform",
@@ -64,7 +63,7 @@ def test_none_of_the_checks_is_passed_over(cls):
 
 
 @pytest.mark.parametrize("name", EXTRA)
-@one_per_family
+@pytest.mark.parametrize("cls", FIRST)
 def test_scikit_learns_extra_checks(cls, name):
     if name.endswith(("pandas", "polars")):
         importlib.import_module(name.rsplit("_", 1)[1])

@@ -123,7 +123,8 @@ def survive(server, scenario, kills, seed):
 
 
 @on_linux
-@pytest.mark.parametrize("scenario", ["CC", pytest.param("paths", marks=pytest.mark.processes)])
+@pytest.mark.processes
+@pytest.mark.parametrize("scenario", ["CC", "paths"])
 def test_killed_at_three_random_moments_and_resumed_is_as_uninterrupted(server, scenario):
     survive(server, scenario, kills=3, seed=0)
 
@@ -162,6 +163,7 @@ def test_killed_while_it_writes_the_checkpoint(server, scenario):
 
 
 @on_linux
+@pytest.mark.processes
 def test_sigterm_saves_the_last_finished_epoch_and_ends_the_process(server):
     folder, task = server.fresh(), {"scenario": "vectors", "signal": "SIGTERM"}
     _, whole = server.run("signalled", send=False, **task)
@@ -176,6 +178,7 @@ def test_sigterm_saves_the_last_finished_epoch_and_ends_the_process(server):
 
 
 @on_linux
+@pytest.mark.processes
 def test_ctrl_c_in_a_script_keeps_what_was_learned_and_going_on_is_exact(server):
     folder, task = server.fresh(), {"scenario": "CC", "signal": "SIGINT"}
     _, whole = server.run("signalled", send=False, **task)
@@ -214,6 +217,7 @@ def test_a_handler_of_the_user_and_other_threads_are_left_alone(tmp_path, monkey
 
 
 @on_linux
+@pytest.mark.processes
 def test_a_full_disk_costs_a_warning_and_not_the_result(server):
     _, whole = server.run("full_disk", scenario="vectors", send=False)
     assert whole["said"] == []
@@ -233,6 +237,7 @@ def test_a_full_disk_costs_a_warning_and_not_the_result(server):
 
 
 @on_linux
+@pytest.mark.processes
 def test_a_disk_too_small_for_the_cache_is_told_and_nothing_is_left(server):
     cache = server.fresh()
     cache.mkdir()
@@ -245,6 +250,7 @@ def test_a_disk_too_small_for_the_cache_is_told_and_nothing_is_left(server):
 
 
 @on_linux
+@pytest.mark.processes
 def test_want_of_memory_is_told_and_loses_no_epoch(server):
     folder = server.fresh()
     _, whole = server.run("no_memory", scenario="vectors", send=False)

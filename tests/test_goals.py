@@ -13,6 +13,8 @@ from skcc.benchmarks.goals import LONG_ROWS, ROWS, Goal, Row
 from skcc.cli import main
 from skcc.cli.main import _build_parser
 
+pytestmark = pytest.mark.experiments
+
 EVERY = [*ROWS, *LONG_ROWS]
 
 

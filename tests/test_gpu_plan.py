@@ -14,6 +14,8 @@ from skcc.benchmarks.gpu import Step, join_parts
 from skcc.cli import main
 from skcc.cli.main import _build_parser
 
+pytestmark = pytest.mark.experiments
+
 PRINT = "import sys; print('{\"rate\": 3}'); print('note'); sys.exit(int(sys.argv[1]))"
 EPOCHS = 'print(\'{"epochs": done, "planned_epochs": 3}\')'
 SLEEP = "print('{\"rate\": 1}', flush=True); import time; time.sleep(60)"

@@ -164,7 +164,7 @@ def test_one_cluster(unfitted, X):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64", "F-ordered", "view"])
-@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", ESTIMATORS[:1], ids=lambda c: c.__name__)
 def test_one_picture_in_many_dtypes_is_one_picture(cls, kinds_of_x, dtype):
     X = kinds_of_x["NHWC uint8"]
     wide = np.repeat(X, 2, axis=2)
@@ -203,8 +203,7 @@ def test_fit_on_one_form_and_predict_on_another(cls, kinds_of_x):
     ("cls", "layout", "side"),
     [
         *product(ESTIMATORS[:1], ("gray", "NHWC", "NCHW", "PIL"), (1, 33)),
-        *product(ESTIMATORS[:1], ("NHWC", "PIL"), (8, 224)),
-        (ESTIMATORS[0], "NHWC", 512),
+        *product(ESTIMATORS[:1], ("NHWC",), (8, 224, 512)),
         *product(ESTIMATORS[1:], ("gray", "PIL"), (1, 33)),
     ],
 )

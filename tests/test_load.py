@@ -23,6 +23,7 @@ from skcc import ContrastiveClustering, fitting
 from skcc.training import sweep
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:batches of"),
 ]
@@ -37,6 +38,7 @@ def quick(cls=ContrastiveClustering, **parameters):
             "readout": "head",
             "max_epochs": 1,
             "batch_size": 40,
+            "image_size": 8,
             "random_state": 0,
             "device": "cpu",
         }

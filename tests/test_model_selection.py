@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sklearn
-from estimators import FULL
+from estimators import FIRST, FULL
 from joblib import parallel_config
 from PIL import Image
 from sklearn.base import clone
@@ -74,7 +74,7 @@ def test_a_search_over_the_number_of_clusters_takes_any_images(cls, kinds_of_x, 
 @pytest.mark.parametrize(
     ("cls", "kind", "backend"),
     [
-        (ContrastiveClustering, "NHWC uint8", "loky"),
+        pytest.param(ContrastiveClustering, "NHWC uint8", "loky", marks=pytest.mark.processes),
         pytest.param(ContrastiveClustering, "paths", "loky", marks=pytest.mark.processes),
         pytest.param(ContrastiveClustering, "PIL", "loky", marks=pytest.mark.processes),
         (ContrastiveClustering, "PIL", "threading"),
@@ -175,7 +175,7 @@ def test_a_scaler_before_and_rows_as_images(cls, kinds_of_x):
         pipeline.predict(10 * rows)
 
 
-@every_estimator
+@pytest.mark.parametrize("cls", FIRST)
 def test_features_for_what_comes_after(cls, shapes):
     X, kinds = shapes
     features = quick(cls, max_epochs=30, batch_size=40, image_size=None)

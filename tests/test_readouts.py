@@ -405,8 +405,9 @@ def test_the_readout_of_a_trained_network(shapes, tmp_path, readout, kind):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of two epochs
 def test_nothing_of_an_earlier_fit_is_left(shapes):
-    X = shapes[0]
-    parameters = {"max_epochs": 2, "batch_size": 40, "random_state": 0, "device": "cpu"}
+    X = shapes[0][:60]
+    parameters = {"max_epochs": 1, "batch_size": 30, "random_state": 0, "device": "cpu"}
+    parameters["image_size"] = 8
     model = skcc.ContrastiveClustering(3, **parameters)
     for readout in ("auto", "auto", "head", "kmeans", "auto"):
         again = model.set_params(readout=readout).fit(X)

@@ -81,7 +81,7 @@ def test_other_shapes_are_refused(z, p):
 @with_callbacks
 @pytest.mark.parametrize("cls", [ContrastiveClustering, TwinContrastClustering])
 def test_a_monitor_sees_every_epoch_and_changes_nothing(cls, shapes):
-    how = {"max_epochs": 5, "batch_size": 40, "random_state": 0}
+    how = {"max_epochs": 5, "batch_size": 40, "random_state": 0, "readout": "head"}
     monitor = SimilarityMonitor()
     watched = cls(3, **how).set_callbacks(monitor).fit(shapes[0])
     alone = cls(3, **how).fit(shapes[0])

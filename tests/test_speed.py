@@ -15,6 +15,8 @@ from skcc.benchmarks.workload import Workload
 from skcc.cli import main
 from skcc.losses import cluster_contrast, nt_xent
 
+pytestmark = pytest.mark.experiments
+
 TINY = {
     "augment": "--size 16 --batch 4 --repeats 1",
     "losses": "--clusters 3 4 --batches 8 --repeats 1",

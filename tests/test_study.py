@@ -14,6 +14,7 @@ from skcc.experiments import records, study
 from skcc.metrics import clustering_scores
 
 pytestmark = [
+    pytest.mark.experiments,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.skipif(
         tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9),

@@ -22,6 +22,7 @@ from skcc.methods.contrastive import ContrastiveObjective
 from skcc.metrics import clustering_scores
 
 pytestmark = [
+    pytest.mark.experiments,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:batches of"),
     # Pictures of three kinds are not joined by a graph of ten neighbours.

@@ -6,6 +6,8 @@ import pytest
 from skcc.benchmarks import throughput
 from skcc.data import read
 
+pytestmark = pytest.mark.experiments
+
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_the_bare_pool_gives_the_same_pixels(tmp_path, kind):

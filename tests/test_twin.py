@@ -384,6 +384,7 @@ def quick(**parameters):
             "readout": "head",
             "max_epochs": 4,
             "batch_size": 40,
+            "image_size": 8,
             "random_state": 0,
             **parameters,
         }
