@@ -7,9 +7,12 @@ import torch
 
 from skcc.backbones import BACKBONES
 
+SMALL = ("conv4", "resnet10-narrow", "resnet18")
+CASES = [(name, 3) for name in BACKBONES if name != "mlp"]
+CASES += [(name, channels) for name in SMALL for channels in (1, 5)]
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "mlp"])
-@pytest.mark.parametrize("channels", [1, 3, 5])
+
+@pytest.mark.parametrize(("name", "channels"), CASES)
 def test_images_become_features(name, channels):
     network = BACKBONES[name]((32, 32, channels), (32, 32)).eval()
     with torch.inference_mode():

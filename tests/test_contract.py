@@ -37,14 +37,14 @@ def run_check(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in FULL])
+@parametrize_with_checks([cls(max_epochs=2, **QUICK.get(cls, {})) for cls in FULL[:1]])
 def test_scikit_learns_own_checks(estimator, check):
     run_check(estimator, check)
 
 
 @pytest.mark.methods
 @parametrize_with_checks(
-    [cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY if cls not in FULL]
+    [cls(max_epochs=2, **QUICK.get(cls, {})) for cls in EVERY if cls is not FULL[0]]
 )
 def test_scikit_learns_own_checks_of_the_others(estimator, check):
     run_check(estimator, check)

@@ -251,7 +251,7 @@ def test_the_quickstart_runs_and_draws(tmp_path, monkeypatch, capsys):
     assert len(path.read_text().splitlines()) < 60
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 6)  # of 62
+    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 3)  # of 62
     runpy.run_path(str(path), run_name="__main__")
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0." in line]
     assert [" ".join(words[:-3]) for words in rows] == [

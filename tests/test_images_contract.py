@@ -14,7 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 ESTIMATORS = FULL
-KINDS = ("gray uint8", "NHWC uint8", "NCHW float", "NCHW tensor", "paths", "PIL")
+KINDS = ("gray uint8", "NHWC uint8", "NCHW tensor", "paths", "PIL")
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 ANSWERS = ("predict", "predict_proba", "transform")
 

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 RELEASE = tuple(map(int, sklearn.__version__.split(".")[:2]))
 ESTIMATORS = FULL
-every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda c: c.__name__)
+every_estimator = pytest.mark.parametrize("cls", FIRST)
 
 
 def quick(cls, **parameters):

@@ -233,7 +233,7 @@ class ADC(BaseDeepClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import ADC
     >>> images = load_digits().images[:60] / 16
-    >>> model = ADC(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = ADC(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """

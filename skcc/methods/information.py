@@ -264,7 +264,7 @@ class IIC(BaseOverclusteringClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import IIC
     >>> images = load_digits().images[:60] / 16
-    >>> model = IIC(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = IIC(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
@@ -328,7 +328,7 @@ class PICA(BaseOverclusteringClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import PICA
     >>> images = load_digits().images[:60] / 16
-    >>> model = PICA(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = PICA(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """

@@ -569,7 +569,7 @@ class DAC(BasePairwiseClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DAC
     >>> images = load_digits().images[:60] / 16
-    >>> model = DAC(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = DAC(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
@@ -650,7 +650,7 @@ class DDC(BasePairwiseClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DDC
     >>> images = load_digits().images[:60] / 16
-    >>> model = DDC(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = DDC(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
@@ -732,7 +732,7 @@ class DCCM(BasePairwiseClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DCCM
     >>> images = load_digits().images[:60] / 16
-    >>> model = DCCM(n_clusters=3, max_epochs=30, random_state=0)
+    >>> model = DCCM(n_clusters=3, max_epochs=10, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
