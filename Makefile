@@ -34,19 +34,19 @@ test-oldest: $(OLDEST)/installed
 
 # What all estimators share, scikit-learn's checks among it, for the methods that `make test` leaves out.
 test-methods: .venv/installed
-	$(PYTEST) -m methods tests
+	$(PYTEST) -m "methods and not long" tests
 
 # Benchmarks, sweeps and studies.
 test-experiments: .venv/installed
-	$(PYTEST) -m experiments tests
+	$(PYTEST) -m "experiments and not long" tests
 
 # Several processes train one model, others are killed. One worker, since they need the cores.
 test-processes: .venv/installed
-	$(BIN)/python -m pytest -m processes tests
+	$(BIN)/python -m pytest -m "processes and not long" tests
 
 # Builds the site, looks at it in Chromium, and checks the files of the repository.
 test-site: .venv/installed
-	$(BIN)/python -m pytest -m site tests
+	$(BIN)/python -m pytest -m "site and not long" tests
 
 # Everything, with many more random inputs; then scikit-learn's checks without the switch that lets SciPy
 # use arrays of other libraries.
