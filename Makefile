@@ -46,7 +46,7 @@ test-processes: .venv/installed
 
 # Builds the site, looks at it in Chromium, and checks the files of the repository.
 test-site: .venv/installed
-	$(BIN)/python -m pytest -m "site and not long" tests
+	$(BIN)/python -m pytest -m site tests
 
 # Everything, with many more random inputs; then scikit-learn's checks without the switch that lets SciPy
 # use arrays of other libraries.

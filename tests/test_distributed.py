@@ -129,7 +129,7 @@ def one(tmp_path_factory, shapes):
     return of
 
 
-@pytest.fixture(params=["two", pytest.param("three", marks=pytest.mark.long)])
+@pytest.fixture(params=["two", "three"])
 def several(request):
     return request.getfixturevalue(request.param)
 
