@@ -228,7 +228,7 @@ class BaseDeepClusterer(
             checkpoint_dir=self.checkpoint_dir,
             max_seconds=self.max_seconds,
             global_rng=isinstance(self.backbone, nn.Module) or callable(self.augment),
-            cuda_graphs=bool(self.cuda_graphs),
+            cuda_graphs=self.cuda_graphs,
             compile_step=self.compile_step,
             sync_batchnorm=self.sync_batchnorm,
             title=type(self).__name__,

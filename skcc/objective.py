@@ -160,6 +160,10 @@ class Objective(nn.Module):
         Names of submodules that training calls by `features_per_view` only, so that the engine may
         pass all views through them in one call.
 
+    capturable : bool
+        Whether tests on a GPU have shown that a step which is captured as a CUDA graph trains as
+        one that is not.
+
     n_embedding : int
         Width of `embed`.
     """
@@ -169,6 +173,7 @@ class Objective(nn.Module):
     draws: bool = False
     turns: tuple[str, ...] = ("forward",)
     joined: tuple[str, ...] = ()
+    capturable: bool = False
     n_embedding: int
 
     def __init__(self):

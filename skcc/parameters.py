@@ -106,16 +106,17 @@ class SharedParameters(BaseEstimator):
     precision : {"auto", "fp32", "bf16"}, default="auto"
         Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
 
-    cuda_graphs : {"auto", True, False}, default=False
+    cuda_graphs : {"auto", True, False}, default="auto"
         Whether training steps are captured as a CUDA graph and replayed, which saves the time of
         launching kernels. Only on CUDA, with the package's own networks and augmentations, and in
-        one process; elsewhere it changes nothing. "auto" does it wherever that is so.
+        one process; elsewhere it changes nothing. "auto" does it for the methods whose captured
+        steps have been tested on a GPU, which are Contrastive and Twin-Contrast Clustering.
 
     compile_step : bool, default=False
         Whether the views and losses of a training step are compiled by torch.compile, and all views
-        pass through the network in one call, with batch statistics of each. It takes minutes, needs
-        a compiler, and is meant for long training on CUDA; with several processes it changes
-        nothing. It goes together with `cuda_graphs`.
+        pass through the network in one call, with batch statistics of each. It takes about a
+        minute, needs a compiler, and is meant for long training on CUDA; with several processes it
+        changes nothing. It goes together with `cuda_graphs`.
 
     sync_batchnorm : bool, default=True
         Whether several processes normalise by the statistics of the whole batch, so that many
@@ -196,7 +197,7 @@ class SharedParameters(BaseEstimator):
     checkpoint_dir: str | Path | None = None
     device: str = "auto"
     precision: str = "auto"
-    cuda_graphs: bool | str = False
+    cuda_graphs: bool | str = "auto"
     compile_step: bool = False
     sync_batchnorm: bool = True
     n_jobs: int | None = None

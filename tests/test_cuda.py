@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._inductor import list_options
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -216,6 +217,22 @@ def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monke
         torch.testing.assert_close(value, plain.weights[name], msg=name, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("asked", ["auto", True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_steps_that_have_been_tried_on_a_gpu_are_captured_by_default(asked, known, monkeypatch):
+    monkeypatch.setattr(engine.Training, "_can_be_captured", lambda training: True)
+    work = workload()
+    monkeypatch.setattr(type(work.objective), "capturable", known)
+    settings = {"weight_decay": 0.0, "schedule": "constant", "seed": 0, "learning_rate": 1e-3}
+    training = engine.Training(
+        work.objective, work.store, work.views, epochs=1, batch_size=16, cuda_graphs=asked,
+        **settings,
+    )  # fmt: skip
+    captures = [epoch_pass._graphed is not None for epoch_pass in training.passes]
+    training.release()
+    assert captures == [known if asked == "auto" else asked]
+
+
 def test_an_epoch_that_is_drawn_while_the_device_computes_is_the_same(monkeypatch):
     seen, draw = [], engine.EpochPass.draw
     monkeypatch.setattr(engine.Training, "_is_asynchronous", lambda training: True)
@@ -365,13 +382,15 @@ def test_each_view_of_a_joint_batch_has_its_own_statistics(shape):
 
 def test_the_compiled_step_trains_the_same_in_half_the_calls(monkeypatch):
     compiled, calls = [], []
-    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: compiled.append(settings) or f)
     work = workload()
     names = set(work.objective.state_dict())
     work.objective.backbone.register_forward_hook(lambda *_: calls.append(1))
     history = train(work, compile_step=True)
     assert len(calls) == 3 * 2, "one for both views in each step"
-    assert compiled == [{"dynamic": False}] * 2
+    # Without an optimization that fails in torch 2.11, on a GPU only.
+    options = {name: False for name in list_options() if name == "triton.mix_order_reduction"}
+    assert compiled == [{"dynamic": False, "options": options or None}] * 2
     assert set(work.objective.state_dict()) == names
     assert not any(isinstance(m, PerViewBatchNorm) for m in work.objective.modules())
     for joint, expected in zip(history, trained("contrastive").history, strict=True):

@@ -236,6 +236,26 @@ def test_the_head_wins_ties_and_noise_keeps_its_clusters():
     assert len(np.unique(labels)) == 4
 
 
+@pytest.mark.parametrize(("overlapping", "winner"), [(False, "head"), (True, "other")])
+def test_the_head_wins_near_ties_only_where_clusters_hardly_touch(overlapping, winner):
+    """Three clusters of four groups: the pair that "other" joins is a little closer."""
+    rng, size, k = np.random.default_rng(0), 2000, 10
+    group = np.repeat(np.arange(4), size)
+    visited = np.repeat(group[:, None], k, axis=1)
+    for pair, share in (((0, 1), 0.014), ((2, 3), 0.012)):
+        for here, there in (pair, pair[::-1]):
+            visited[(group == here)[:, None] & (rng.random(visited.shape) < share)] = there
+    if overlapping:
+        visited[:, 9] = (group + 1) % 4
+    neighbors = visited * size + rng.integers(0, size, visited.shape)
+    head, other = np.array([0, 1, 2, 2])[group], np.array([0, 0, 1, 2])[group]
+    choice = choose({"head": head, "other": other}, neighbors, 3)
+    assert choice.is_separate != overlapping
+    lead, c = choice.scores["other"] - choice.scores["head"], choice.c
+    assert 0 < lead < 0.02 * (2 * c - 1) * np.log(3)
+    assert choice.name == winner
+
+
 # -- the classifier -------------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ class ContrastiveObjective(Objective):
     """
 
     joined = ("backbone",)
+    capturable = True
 
     def __init__(
         self,

@@ -213,6 +213,8 @@ class TwinContrastObjective(Objective):
         Hyper-parameters.
     """
 
+    capturable = True
+
     def __init__(self, setup: Setup, settings: TwinContrastSettings):
         super().__init__()
         self.settings, self.n_embedding = settings, setup.n_features

@@ -12,7 +12,7 @@ from skcc.readouts.information import contingency, refine, score
 # Weights c of the entropy of sizes, see `skcc.readouts.information`.
 _OVERLAPPING, _SEPARATE, _NO_STRUCTURE = 0.75, 0.65, 1.0
 _SEPARATE_PURITY = 0.96  # share of neighbours in one cluster above which clusters hardly touch
-_HEAD_BONUS = 0.02  # of the largest possible score
+_HEAD_BONUS = 0.02  # of the largest possible score, unless clusters overlap
 _TIE = 0.01  # of the largest possible score
 _VOTES_OF_BEST = 1.5
 
@@ -55,13 +55,14 @@ def choose(candidates: dict[str, np.ndarray], neighbors: np.ndarray, n_clusters:
     """Refine all candidates, and let the best of them vote.
 
     Where clusters hardly touch, sizes count less and fewer neighbours are asked, since there an
-    equal division of the samples is the likelier error; where they overlap, more neighbours
-    average out what each has wrong.
+    equal division of the samples is the likelier error, and one that a network's own clusters do
+    not make, so these win near ties. Where clusters overlap, more neighbours average out what each
+    has wrong, and all candidates compete alike.
 
     Parameters
     ----------
     candidates : dict of str to ndarray of shape (n,)
-        Partitions by name. That with the name "head" wins ties.
+        Partitions by name. That with the name "head" is the network's own.
 
     neighbors : ndarray of shape (n, k)
         Indices of the nearest neighbours of each row, nearest first.
@@ -117,7 +118,7 @@ def choose_unrefined(
     """
     graph = neighbor_graph(neighbors)
     scores = {name: score(contingency(v, graph, n_clusters), 1) for name, v in candidates.items()}
-    ranked = _ranked(scores, np.log(n_clusters))
+    ranked = _with_bonus(scores, np.log(n_clusters))
     name = max(ranked, key=ranked.get)
     return Choice(candidates[name], name, scores, _NO_STRUCTURE, 1.0, is_separate=True)
 
@@ -128,7 +129,7 @@ def _refine_all(candidates, graph: sparse.csr_array, n_clusters, c):
 
 def _vote_of_best(refined, scores, c, n_clusters):
     largest_possible = (2 * c - 1) * np.log(n_clusters)
-    ranked = _ranked(scores, largest_possible)
+    ranked = scores if c == _OVERLAPPING else _with_bonus(scores, largest_possible)
     name = max(ranked, key=ranked.get)
     tied = [v for v in ranked if v != name and ranked[v] >= ranked[name] - _TIE * largest_possible]
     labels = vote(refined[name][0], [refined[v][0] for v in tied], n_clusters)
@@ -141,7 +142,7 @@ def _vote_of_best(refined, scores, c, n_clusters):
     return labels, name, float(agreement)
 
 
-def _ranked(scores, largest_possible):
+def _with_bonus(scores, largest_possible):
     bonus = _HEAD_BONUS * largest_possible
     return {name: J + bonus * (name == "head") for name, J in scores.items()}
 

@@ -103,9 +103,10 @@ class Training:
     checkpoint : Checkpoint or None, default=None
         Where training resumes from, and where its state is saved.
 
-    cuda_graphs : bool, default=False
+    cuda_graphs : {"auto", True, False}, default=False
         Whether steps on a CUDA device are captured once and replayed. Not done where global
-        generators are used, or with several processes.
+        generators are used, or with several processes. "auto" captures the steps of objectives
+        that are known to be `~skcc.objective.Objective.capturable`.
 
     compile_step : bool, default=False
         Whether views and losses are compiled by torch.compile, which takes minutes, and networks
@@ -133,7 +134,7 @@ class Training:
     report: Callable[[list[dict[str, float]], float], bool] | None = None
     unlabeled: SampleStore | None = None
     checkpoint: Checkpoint | None = None
-    cuda_graphs: bool = False
+    cuda_graphs: bool | str = False
     compile_step: bool = False
     sync_batchnorm: bool = True
 
@@ -141,7 +142,8 @@ class Training:
         self.device = device_of(self.objective)
         self.global_rng |= self.objective.draws
         is_distributed = distributed.world_size() > 1
-        self.cuda_graphs &= self._can_be_captured()
+        is_wanted = self.objective.capturable if self.cuda_graphs == "auto" else self.cuda_graphs
+        self.cuda_graphs = is_wanted and self._can_be_captured()
         self.optimizers = {turn: self._optimizer(turn) for turn in self.objective.turns}
         self.compile_step &= not is_distributed
         self._losses, self._views_of = _call_turn, _views_of
@@ -149,8 +151,7 @@ class Training:
             static = self.unlabeled is None and len(self.optimizers) == 1
             self._losses = _distributed_losses(self.objective, static)
         elif self.compile_step:
-            self._losses = torch.compile(_call_turn, dynamic=False)
-            self._views_of = torch.compile(_views_of, dynamic=False)
+            self._losses, self._views_of = _compiled(_call_turn), _compiled(_views_of)
         self.passes = self._passes()
         self.steps = sum(epoch_pass.steps for epoch_pass in self.passes)
         self.state = TrainingState(self.checkpoint, self.objective, self.optimizers, self.dtype)
@@ -421,6 +422,15 @@ def _sweep_all(objective, store, views, dtype):
 def _call_turn(objective, turn, views, index):
     # `forward` through `__call__`, so that hooks of the user run.
     return objective(views, index) if turn == "forward" else getattr(objective, turn)(views, index)
+
+
+def _compiled(function):
+    """The function, compiled without an optimization of Inductor that fails on these steps."""
+    from torch._inductor import list_options  # slow to import
+
+    fails = "triton.mix_order_reduction"  # with an InductorError, in torch 2.11 on CUDA
+    options = {fails: False} if fails in list_options() else None
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def _views_of(views, batch, tables, rows):

@@ -64,7 +64,7 @@ class Run:
     global_rng : bool, default=False
         Whether functions or modules of the user may draw from torch's global generators.
 
-    cuda_graphs : bool, default=False
+    cuda_graphs : {"auto", True, False}, default=False
         See `skcc.training.engine.Training`.
 
     compile_step : bool, default=False
@@ -92,7 +92,7 @@ class Run:
     checkpoint_dir: str | Path | None = None
     max_seconds: float | None = None
     global_rng: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool | str = False
     compile_step: bool = False
     sync_batchnorm: bool = True
     title: str = ""
