@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_callbacks.py tests/test_contract.py tests/test_data.py t
 	two_workers_find_what_one_does cross_validated_probabilities_and_scores) \
 	tests/test_report.py::test_the_page_loads_nothing_and_what_users_named_is_text
 
-.PHONY: dist typing demo test test-newest test-oldest test-methods test-experiments test-processes test-site test-all docs docs-fast docs-check gpu \
+.PHONY: peers dist typing demo test test-newest test-oldest test-methods test-experiments test-processes test-site test-all docs docs-fast docs-check gpu \
 	gpu-cifar10 gpu-cifar10-short lint audit clean
 
 demo: .venv/installed
@@ -53,6 +53,25 @@ test-site: .venv/installed
 test-all: lint typing .venv/installed test-oldest
 	$(PYTEST) -m "long or not long" --hypothesis-profile=long
 	SCIPY_ARRAY_API=0 $(PYTEST) tests/test_contract.py
+
+# Other packages on digits and on DATA, files (.npz) and folders, in an environment of their own; records go
+# to docs/results/peers.jsonl. The same command goes on where it was cut off.
+PEERS := .venv/peers
+PEER_SEEDS ?= 3
+PEER_LIMIT ?= 600
+REPRODUCE_PEERS = $(PEERS)/bin/python -m skcc reproduce peers --seeds $(PEER_SEEDS) --limit $(PEER_LIMIT) --out docs/results
+
+$(PEERS)/installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -e . umap-learn hdbscan clustpy evoc
+	touch $@
+
+peers: $(PEERS)/installed
+	$(REPRODUCE_PEERS) --dataset digits
+	for data in $(DATA); do \
+		case $$data in *.npz) kind=arrays;; *) kind=folder;; esac; \
+		$(REPRODUCE_PEERS) --dataset $$kind --root $$data || exit 1; \
+	done
 
 # The site, into docs/_build/html, without network; warnings are errors. docs-fast does not run the
 # examples, docs-check looks at the site in Chromium.

@@ -289,7 +289,8 @@ def load_arrays(root) -> Bunch:
     Parameters
     ----------
     root : str or Path
-        A .npz file with the array ``images`` and, if classes are known, ``target``.
+        A .npz file with the array ``images`` and, if classes are known, ``target``; or ``X``, such
+        as vectors, and ``y``.
 
     Returns
     -------
@@ -307,14 +308,16 @@ def load_arrays(root) -> Bunch:
     except Exception as error:  # damaged files raise errors of many types
         reason = str(error) or type(error).__name__
         raise ValueError(f"{root} is not a .npz file of arrays: {reason}") from error
-    if "images" not in stored:
-        raise ValueError(f"{root} must hold 'images'; it holds {', '.join(stored) or 'nothing'}")
-    images, target = stored["images"], stored.get("target")
+    samples, classes = ("images", "target") if "images" in stored else ("X", "y")
+    if samples not in stored:
+        held = ", ".join(stored) or "nothing"
+        raise ValueError(f"{root} must hold 'images' or 'X'; it holds {held}")
+    images, target = stored[samples], stored.get(classes)
     if target is None:
         return Bunch(images=images, target=None, target_names=None)
     if target.shape != (len(images),):
         raise ValueError(
-            f"{root}: target must have shape ({len(images)},), one class per image; got "
+            f"{root}: {classes} must have shape ({len(images)},), one class per image; got "
             f"{target.shape}"
         )
     names, target = np.unique(target, return_inverse=True)

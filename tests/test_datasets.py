@@ -121,7 +121,7 @@ def test_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ({"x": np.zeros(3)}, "must hold 'images'; it holds x"),
+        ({"x": np.zeros(3)}, "must hold 'images' or 'X'; it holds x"),
         ({"images": np.zeros(3), "target": np.zeros(2)}, r"shape \(3,\).*got \(2,\)"),
         ({"images": np.array([None])}, r"not a \.npz file of arrays"),
     ],

@@ -7,7 +7,7 @@ import sys
 from skcc import datasets, distributed
 from skcc.cli.options import add_settings_option
 from skcc.cli.output import printable
-from skcc.experiments import records, study, sweeps
+from skcc.experiments import peers, records, study, sweeps
 from skcc.experiments.classical import CLASSICAL
 from skcc.experiments.recipes import METHODS, make_estimator, recipe
 from skcc.experiments.runs import run
@@ -30,6 +30,7 @@ REPRODUCE_EXAMPLES = """examples:
   skcc reproduce similarity --dataset digits --out results/digits
   skcc reproduce evolution --dataset digits --out results/digits
   skcc reproduce cifar10 --root data/ --minutes 10           (again, until it is done)
+  skcc reproduce peers --dataset digits --seeds 3            (UMAP, HDBSCAN, ClustPy, EVoC)
   skcc table results/
 A sweep that was cut off goes on when the same command is given again.
 """
@@ -46,6 +47,7 @@ _STUDIES = {
     "similarity": "figure: similarity of pairs of instances and of clusters over the epochs",
     "evolution": "figure: t-SNE of the instances at some moments of training",
     "cifar10": "train on CIFAR-10 for some minutes, in as many calls as it takes",
+    "peers": "other packages on a data set, those that are installed; see `make peers`",
 }
 
 
@@ -69,6 +71,7 @@ def _add_run(commands, summary):
     parser.add_argument("dataset", help=_DATASETS)
     parser.add_argument("--seed", type=int, default=0, help="random_state (default: 0)")
     _add_data_options(parser)
+    _add_estimator_options(parser)
     parser.set_defaults(handler=_run)
 
 
@@ -82,6 +85,9 @@ def _add_reproduce(commands, summary):
     studies = reproduce.add_subparsers(dest="study", required=True)
     for name, description in _STUDIES.items():
         parser = studies.add_parser(name, help=description, description=description)
+        if name == "peers":
+            _add_peers(parser)
+            continue
         if name != "cifar10":
             parser.add_argument("--dataset", required=True, help=_DATASETS)
         if name == "table":
@@ -102,7 +108,22 @@ def _add_reproduce(commands, summary):
             parser.add_argument("--minutes", type=float, required=True, help="for this call")
         parser.add_argument("--out", default="results", help="folder (default: results)")
         _add_data_options(parser)
+        _add_estimator_options(parser)
         parser.set_defaults(handler=_reproduce)
+
+
+def _add_peers(parser):
+    parser.add_argument("--dataset", required=True, help=_DATASETS)
+    parser.add_argument("--methods", type=_names, default=list(peers.PEERS),
+                        help=f"separated by commas (default: {','.join(peers.PEERS)})")  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=_positive, default=1, help="how many: 0, 1, ... (default: 1)"
+    )
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds per run (default: 600)")
+    parser.add_argument("--threads", type=_positive, default=1, help="per run (default: 1)")
+    parser.add_argument("--out", default="results", help="folder (default: results)")
+    _add_data_options(parser)
+    parser.set_defaults(handler=_compare)
 
 
 def _add_table(commands, summary):
@@ -116,6 +137,9 @@ def _add_data_options(parser):
     parser.add_argument("--root", help="folder of the data set, or a .npz file")
     parser.add_argument("--download", action="store_true", help="download what is missing")
     parser.add_argument("--images", type=int, help="take so many at random (default: all)")
+
+
+def _add_estimator_options(parser):
     parser.add_argument("--recipe", choices=["paper"], help="start from the paper's own settings")
     add_settings_option(parser, "parameters of the estimator")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: auto)")
@@ -182,6 +206,17 @@ def _reproduce(options):
     else:
         yield from sweeps.ablation(options.study, bunch, seeds=options.seeds, **arguments)
     print(printable(f"now: skcc table {shlex.quote(options.out)}"), file=sys.stderr)
+
+
+def _compare(options):
+    yield from peers.compare(
+        _load_data(options, options.dataset),
+        options.methods,
+        seeds=options.seeds,
+        out=options.out,
+        limit=options.limit,
+        threads=options.threads,
+    )
 
 
 def _draw_figure(options):

@@ -46,7 +46,7 @@ STANDS_FOR = {
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",
     "dec": "a convolutional autoencoder, and a target that is renewed once per epoch",
 }
-STUDIES = ("table", "augmentation", "heads", "backbones")
+STUDIES = ("table", "augmentation", "heads", "backbones", "peers")
 FORMATS = ("text", "markdown", "csv")
 # A record is of what was measured, so how long and how precisely was computed belongs to it.
 NOT_RECORDED = RUNTIME_PARAMETERS - {"max_seconds", "precision"}
@@ -130,9 +130,9 @@ def published() -> list[dict]:
     Returns
     -------
     figures : list of dict
-        ``study``, one of `STUDIES`; ``dataset``; ``name`` as printed; ``nmi``, ``acc`` and ``ari``,
-        floats or None; ``rows``, the names of our rows, none if it is not implemented; ``source``,
-        a key of `SOURCES`.
+        ``study``, one of `STUDIES` but "peers"; ``dataset``; ``name`` as printed; ``nmi``,
+        ``acc`` and ``ari``, floats or None; ``rows``, the names of our rows, none if it is not
+        implemented; ``source``, a key of `SOURCES`.
     """
     text = files("skcc.experiments").joinpath("published.csv").read_text()
     figures = list(csv.DictReader(io.StringIO(text)))
