@@ -232,6 +232,7 @@ def test_earlier_results_among_the_images_are_no_images(photos, tmp_path, capsys
     [
         (["fit", "/no/such", "-o", "out"], "/no/such is not a folder"),
         (["fit", ".", "-o", "out"], "holds no image"),
+        (["fit", "a.npy", "-o", "out"], r"a\.npy holds an array; .* fit\('a\.npy'\)"),
         (["fit", "{photos}", "-o", "out", "-k", "0"], "n_clusters must be an int >= 1"),
         (["fit", "{photos}", "-o", "out", "-k", "100"], "n_samples=60 should be >= n_clusters=100"),
         (["fit", "{photos}", "-o", "out", "--backbone", "vgg"], "backbone must be one of"),
@@ -250,6 +251,7 @@ def test_errors_are_one_line_and_status_1(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("text")
+    np.save(tmp_path / "a.npy", np.zeros((5, 8, 8)))
     assert main([a.format(photos=photos) for a in arguments]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -310,13 +312,16 @@ def test_broken_files_are_listed(photos, tmp_path, capsys):
         (root / path.name).write_bytes(path.read_bytes())
     whole = (root / "08.png").read_bytes()
     (root / "08.png").write_bytes(whole[: len(whole) // 2])
-    arguments = ["fit", str(root), "-k", "3", "-o", str(out), "--quiet", *QUICK]
+    arguments = ["fit", str(root), "-k", "3", "-o", str(out), *QUICK]
     assert main(arguments) == 1
     err = capsys.readouterr().err
     assert "08.png" in err
     assert "--on-error warn" in err
     cache = ["--cache-dir", str(tmp_path / "cache")]
     assert main([*arguments, "--on-error", "warn", "--sort", "copy", *cache]) == 0
+    summary = capsys.readouterr().out
+    assert "39 images in 3 clusters" in summary
+    assert "1 file could not be read" in summary
     rows = {Path(row["path"]).name: row for row in table(out / "labels.csv")}
     assert (rows["08.png"]["cluster"], rows["08.png"]["probability"]) == ("-1", "")
     assert sum(row["cluster"] == "-1" for row in rows.values()) == 1

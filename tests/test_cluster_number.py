@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import kneighbors_graph
 
-from skcc import suggest_n_clusters
+from skcc import ContrastiveClustering, suggest_n_clusters
 from skcc.cli import main
 from skcc.readouts import FeatureSpace
 
@@ -95,18 +95,26 @@ def test_images_are_compared_by_pixels(shapes, tmp_path):
     np.testing.assert_allclose(large.table["silhouette"], numbers.table["silhouette"], atol=0.02)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::skcc.exceptions.ImageReadWarning")
 def test_the_command(shapes, tmp_path, capsys):
     for i, image in enumerate(shapes[0][:40]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"")
     command = ["suggest", str(tmp_path), "--range", "2", "4", "--jobs", "1", "--on-error", "warn"]
-    figure = tmp_path / "out.png"
+    figure = tmp_path.parent / f"{tmp_path.name}.png"
     assert main([*command, "--json", "-o", str(figure)]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["table"]["n_clusters"] == [2, 3, 4]
     assert record["n_samples"] == 40
     with Image.open(figure) as image:
         assert image.size > (100, 100)
+    model = tmp_path / "out"
+    model.mkdir()
+    fitted = ContrastiveClustering(3, max_epochs=1, random_state=0, readout="head")
+    fitted.fit(shapes[0][:40]).save(model / "model.safetensors")
+    assert main([*command, "--json", "--model", str(model)]) == 0
+    assert json.loads(capsys.readouterr().out)["n_samples"] == 40
     assert main(["suggest", str(tmp_path), "--range", "4", "2"]) == 1
     assert "--range 4 2; wanted two numbers" in capsys.readouterr().err
 

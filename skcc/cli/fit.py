@@ -38,6 +38,7 @@ from skcc.cli.run_folder import (
     RECORD,
     SORTED,
     image_names,
+    model_file,
     read_record,
     write_page,
 )
@@ -169,7 +170,7 @@ def _make_estimator(options):
     }
     method, source = options.method, None
     if options.weights:
-        source = load(options.weights, options.device)
+        source = load(model_file(options.weights), options.device)
         own = {"n_clusters": source.n_clusters, "backbone": source.settings_["backbone"]}
         given = own | {name: value for name, value in given.items() if value is not None}
         method_of = {class_name: method for method, class_name in METHODS.items()}
@@ -387,7 +388,7 @@ def _print_summary(record, out):
     empty = len(record["sizes"]) - record["clusters"]
     clusters = count(len(record["sizes"]), "cluster") + (f" ({empty} empty)" if empty else "")
     since = " since it was resumed" if record.get("resumed") else ""
-    n_images = count(record["n"], "image")
+    n_images = count(record["n"] - len(record["invalid"]), "image")
     print(f"{n_images} in {clusters}, {record['seconds']:.0f} s{since}")
     print("\ncluster    images   mean probability: how sure the model is, not how often right")
     for cluster, (size, mean) in enumerate(

@@ -25,6 +25,11 @@ def find_images(path, *, exclude: Path | None = None) -> tuple[list[Path], list[
     """Find the image files below a folder, or those that match a pattern."""
     root = Path(path)
     if root.is_file():
+        if root.suffix in (".npy", ".npz"):
+            raise ValueError(
+                f"{path} holds an array; the command line reads image files. "
+                f"Python reads it, as fit({str(path)!r}) of an estimator"
+            )
         return [root], [root.name]
     if exclude is None and is_pattern(str(path)) and not root.exists():
         files = [Path(file) for file in data.resolve(str(path)).value]

@@ -1,6 +1,5 @@
 """``skcc predict``: assign images to the clusters of a fitted model."""
 
-import os
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from skcc.cli.options import (
     reading_parameters,
 )
 from skcc.cli.output import count, plain_warnings, print_message
-from skcc.cli.run_folder import MODEL
+from skcc.cli.run_folder import MODEL, model_file
 from skcc.data.items import join_some
 from skcc.report import outputs
 
@@ -50,7 +49,7 @@ def _predict(options):
     distributed.init_process_group()
     options.quiet |= not distributed.is_rank_zero()
     with plain_warnings():
-        estimator = load(_model_file(options.model), options.device, options.weights_file)
+        estimator = load(model_file(options.model), options.device, options.weights_file)
         set_parameters(estimator, reading_parameters(options))
         files = [file for path in options.paths for file in find_images(path)[0]]
         print_message(options, f"{count(len(files), 'image')} in {join_some(options.paths)}")
@@ -68,16 +67,6 @@ def _predict(options):
         sys.stdout.buffer.write(table)
         sys.stdout.buffer.flush()
     yield from ()  # no record to print
-
-
-def _model_file(path):
-    """Return the file of a model, which may be named by the folder of its run."""
-    if not os.path.isdir(path):
-        return path
-    file = os.path.join(path, MODEL)
-    if not os.path.isfile(file):
-        raise ValueError(f"{path} is a folder without {MODEL}; wanted a model, or a folder of one")
-    return file
 
 
 def predict_labels(estimator, files) -> tuple[np.ndarray, np.ndarray]:

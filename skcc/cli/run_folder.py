@@ -18,6 +18,16 @@ _FIELD_TYPES = {
 }  # fmt: skip
 
 
+def model_file(path) -> str:
+    """Return the file of a model, which may be named by the folder of its run."""
+    if not os.path.isdir(path):
+        return os.fspath(path)
+    file = os.path.join(path, MODEL)
+    if not os.path.isfile(file):
+        raise ValueError(f"{path} is a folder without {MODEL}; wanted a model, or a folder of one")
+    return file
+
+
 def read_record(folder: Path) -> dict:
     """Read the record of a finished run."""
     path = folder / RECORD

@@ -13,12 +13,13 @@ from skcc.cli.options import (
     reading_parameters,
 )
 from skcc.cli.output import count, plain_warnings, print_message
+from skcc.cli.run_folder import model_file
 from skcc.cluster_number import suggest_n_clusters
 from skcc.embedding import ImageEmbedder
 
 EXAMPLES = """examples:
   skcc suggest photos/ --embedder torchvision/resnet50     by features of a trained network
-  skcc suggest photos/ --model out/model.safetensors       by features that skcc fit has learned
+  skcc suggest photos/ --model out/                        by features that skcc fit has learned
   skcc suggest photos/ --range 5 30 -o numbers.png         also a figure
 """
 
@@ -39,7 +40,9 @@ def add_parser(commands, name: str, summary: str) -> None:
     features.add_argument(
         "--embedder", metavar="NAME", help="pre-trained network; without one, pixels are compared"
     )
-    features.add_argument("--model", metavar="MODEL", help="fitted model whose features are taken")
+    features.add_argument(
+        "--model", metavar="MODEL", help="fitted model whose features are taken, or its folder"
+    )
     add_weights_file_option(parser, "weights of the network, where they cannot be downloaded")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="figure, such as a .png")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
@@ -89,7 +92,7 @@ def _plain(values):
 def _features(options, files):
     """What is compared: features of a network where one is named, else the files themselves."""
     if options.model:
-        estimator = load(options.model, options.device, options.weights_file)
+        estimator = load(model_file(options.model), options.device, options.weights_file)
         return _readable(set_parameters(estimator, reading_parameters(options)).transform(files))
     if options.embedder:
         parameters = reading_parameters(options)
