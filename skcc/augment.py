@@ -646,7 +646,8 @@ class Views:
         Parameters
         ----------
         batch : Tensor of shape (b, h, w, c) and dtype uint8, or of shape (b, d)
-            Stored samples.
+            Stored samples; of shape (2 b, ...) if the second half is for the views from the second
+            on.
 
         tables : list of dict of str to Tensor
             Parameters from `draw`.
@@ -659,9 +660,10 @@ class Views:
         views : tuple of Tensor
             Each of shape (b, c, height, width) in channels-last memory format, or (b, d).
         """
+        sources = batch.split(len(index)) if len(index) else (batch,)
         return tuple(
-            _channels_last(augmentation(batch, table, index, self.size))
-            for augmentation, table in zip(self.augmentations, tables, strict=True)
+            _channels_last(augmentation(sources[min(i, len(sources) - 1)], table, index, self.size))
+            for i, (augmentation, table) in enumerate(zip(self.augmentations, tables, strict=True))
         )
 
     def plain(self, batch: Tensor, index: Tensor) -> Tensor:

@@ -160,6 +160,10 @@ class Objective(nn.Module):
         Names of submodules that training calls by `features_per_view` only, so that the engine may
         pass all views through them in one call.
 
+    draws_ahead : bool
+        Whether the next epoch may be drawn while this one computes: `before_epoch` takes no random
+        numbers, and `sample_weights` is not overridden.
+
     capturable : bool
         Whether tests on a GPU have shown that a step which is captured as a CUDA graph trains as
         one that is not.
@@ -173,6 +177,7 @@ class Objective(nn.Module):
     draws: bool = False
     turns: tuple[str, ...] = ("forward",)
     joined: tuple[str, ...] = ()
+    draws_ahead: bool = False
     capturable: bool = False
     n_embedding: int
 
@@ -287,6 +292,17 @@ class Objective(nn.Module):
         -------
         weights : Tensor of shape (n_samples,) or None
             Samples are then drawn with replacement. None draws each sample once.
+        """
+        return None
+
+    def partners(self) -> Tensor | None:
+        """Samples that second views may show in the coming epoch.
+
+        Returns
+        -------
+        partners : Tensor of shape (n_samples, k) and dtype int64, or None
+            Half of the time a second or later view is of a random one of these in place of the
+            sample itself, which may be among them. With None all views are of the sample.
         """
         return None
 

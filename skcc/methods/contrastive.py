@@ -4,14 +4,18 @@ One departure from the paper: several cluster heads may share the backbone, an i
 Information Clustering (Ji et al., ICCV 2019). Each is trained like the single head of the paper.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
 from skcc.objective import (
     ClusterHeads,
+    Epoch,
     Objective,
     Phase,
     Setup,
@@ -19,7 +23,19 @@ from skcc.objective import (
     mlp_head,
     soft_assignments,
 )
+from skcc.readouts.pairs import agreed_neighbors
 from skcc.validation import check_choice, check_integer, check_real
+
+_N_NEIGHBORS = 5  # by pixels, that views may be paired with
+_MAX_PIXELS = 1024  # values of an image by which neighbours are found
+
+
+def _small_images(images):
+    """Images as rows of at most 1,024 values, by averages of squares of pixels."""
+    channels, height, width = images.shape[1:]
+    side = math.isqrt(_MAX_PIXELS // channels)
+    size = min(height, side), min(width, side)
+    return F.adaptive_avg_pool2d(images, size).flatten(1)
 
 
 class ContrastiveObjective(Objective):
@@ -44,9 +60,13 @@ class ContrastiveObjective(Objective):
 
     augmented_views : int, default=2
         See `ContrastiveClustering`.
+
+    pairing_epoch : int or None, default=None
+        Epoch before which neighbours are found whose views are then paired; None for none.
     """
 
     joined = ("backbone",)
+    draws_ahead = True
     capturable = True
 
     def __init__(
@@ -62,6 +82,7 @@ class ContrastiveObjective(Objective):
         cluster_weight: float,
         entropy_weight: float,
         augmented_views: int = 2,
+        pairing_epoch: int | None = None,
     ):
         super().__init__()
         width = self.n_embedding = setup.n_features
@@ -74,6 +95,35 @@ class ContrastiveObjective(Objective):
         self.instance_weight = instance_weight
         self.cluster_weight = cluster_weight
         self.entropy_weight = entropy_weight
+        self.pairing_epoch, self.n_clusters = pairing_epoch, n_clusters
+        n_pairs = 0 if pairing_epoch is None else min(_N_NEIGHBORS, setup.n_samples - 1)
+        unknown = torch.full((setup.n_samples if n_pairs else 0, n_pairs), -1)
+        self.register_buffer("neighbors", unknown)
+
+    def before_epoch(self, epoch: Epoch) -> None:
+        if epoch.number == self.pairing_epoch and self.neighbors.numel():
+            self.neighbors.copy_(self._find_neighbors(epoch))
+
+    def _find_neighbors(self, epoch):
+        """Neighbours by pixels in the same cluster that are close by features, too."""
+        pixels, features = epoch.sweep(_small_images), epoch.sweep(self.embed)
+        labels = epoch.sweep(self.assign).argmax(dim=1)
+        arrays = (tensor.numpy() for tensor in (pixels, features, labels))
+        return torch.from_numpy(
+            agreed_neighbors(
+                *arrays,
+                self.n_clusters,
+                n_neighbors=self.neighbors.shape[1],
+                device=self.neighbors.device,
+            )
+        )
+
+    def partners(self) -> Tensor | None:
+        is_known = self.neighbors.numel() and self.neighbors[0, 0] >= 0
+        return self.neighbors if is_known else None
+
+    def release(self) -> None:
+        self.neighbors = None
 
     def forward(self, views: tuple[Tensor, ...], index: Tensor) -> dict[str, Tensor]:
         return self.losses(*features_per_view(self.backbone, views))
@@ -210,6 +260,17 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     assignments and does the same with its *columns*, so that a cluster is a set of images on
     which both views agree. Images go to the cluster of largest assignment [1]_.
 
+    In the last third of training, half of the second views are of a near neighbour of the image
+    instead, which the paper does not do.
+
+    Parameters
+    ----------
+    neighbor_share : float, default=0.33
+        Share of the epochs, the last ones, in which half of the second views show one of the five
+        nearest neighbours by pixels in place of the image itself. A neighbour counts only if it is
+        in the same cluster and close by the features, too, when these epochs begin; so there are
+        few among photos. 0 is the paper's. Only for images.
+
     Attributes
     ----------
     history_ : list of dict
@@ -242,8 +303,17 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     (60,)
     """
 
+    neighbor_share: float = 0.33
+
     _objective_class = ContrastiveObjective  # a subclass may name one with further terms
 
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_real("neighbor_share", self.neighbor_share, 0, 1)
+
     def _phases(self, setup):
-        objective = self._objective_class
-        yield Phase(objective(setup, **self._parameters_for(objective)))
+        objective, parameters = self._objective_class, {}
+        if self.neighbor_share and self.cluster_weight and len(setup.view_shape) == 3:
+            first = round((1 - self.neighbor_share) * self.settings_["max_epochs"])
+            parameters["pairing_epoch"] = first
+        yield Phase(objective(setup, **self._parameters_for(objective) | parameters))

@@ -225,6 +225,8 @@ class Training:
         self.objective.before_epoch(epoch)
         ahead, self._ahead = self._ahead, {}
         drawn = ahead.get(number) if not attempt else None
+        if drawn and not all(map(EpochPass.is_current, self.passes, drawn)):
+            drawn = None
         sums = {}
         for place, epoch_pass in enumerate(self.passes):
             draws = drawn[place] if drawn else epoch_pass.draw(generator)
@@ -240,8 +242,8 @@ class Training:
         """Whether the next epoch can be drawn while the device still computes the last steps."""
         kind = type(self.objective)
         hooks = (kind.before_epoch, kind.sample_weights)
-        is_independent = hooks == (Objective.before_epoch, Objective.sample_weights)
-        return is_independent and self._is_asynchronous()
+        has_none = hooks == (Objective.before_epoch, Objective.sample_weights)
+        return (has_none or self.objective.draws_ahead) and self._is_asynchronous()
 
     def _is_asynchronous(self):
         return self.device.type == "cuda"
@@ -264,8 +266,8 @@ class Training:
         """The passes of an epoch: over unlabeled samples, if any, then over the others."""
         options = {"batch_size": self.batch_size, "cuda_graphs": self.cuda_graphs}
         update = partial(self._update, self.objective.turns)
-        weights = self.objective.sample_weights
-        passes = [EpochPass(self.store, self.views, update, weights=weights, **options)]
+        hooks = {"weights": self.objective.sample_weights, "partners": self.objective.partners}
+        passes = [EpochPass(self.store, self.views, update, **hooks, **options)]
         if self.unlabeled is not None:
             update, first = partial(self._update, ("unlabeled",)), len(self.store)
             aside = EpochPass(self.unlabeled, self.views, update, first_index=first, **options)
@@ -519,20 +521,26 @@ class EpochPass:
         Returns the weights by which samples are drawn with replacement in the coming epoch, or
         None. The default draws each sample once.
 
+    partners : callable, default=None
+        Returns samples that second views may show, as `Objective.partners`.
+
     first_index : int, default=0
         Index of the first sample. Not 0 for samples that are not to be clustered, whose terms get
         the prefix "unlabeled".
     """
 
     def __init__(
-        self, store, views, update, *, batch_size, cuda_graphs, weights=None, first_index=0
-    ):
+        self, store, views, update, *, batch_size, cuda_graphs, weights=None, partners=None,
+        first_index=0,
+    ):  # fmt: skip
         self.store, self.views, self.update = store, views, update
-        self.weights, self.first_index = weights or (lambda: None), first_index
+        self.weights, self.partners = weights or (lambda: None), partners or (lambda: None)
+        self.first_index = first_index
         self.steps = steps_per_epoch(len(store), batch_size)
         self.size = len(store) // self.steps
         self._tables = None
         self._graphed = GraphedStep() if cuda_graphs else None
+        self._is_paired = False  # whether the captured step has partners
 
     def _step(self, batch, rows, index):
         return self.update(batch, self._tables, rows, index + self.first_index)
@@ -559,7 +567,11 @@ class EpochPass:
         """
         order, rows = self._draw_order(generator)
         tables = self.views.draw(len(self.store), self.store.shape, generator, torch.device("cpu"))
-        return order, rows, tables
+        return order, rows, tables, self._draw_partners(generator)
+
+    def is_current(self, draws: tuple) -> bool:
+        """Whether draws that were made ahead have partners if, and only if, there are some now."""
+        return (draws[-1] is None) == (self.partners() is None)
 
     def run(
         self, draws: tuple, scheduler: LRScheduler, device: torch.device
@@ -582,13 +594,19 @@ class EpochPass:
         sums : dict of str to (Tensor of shape (), int)
             Sums over the steps, and the number of steps.
         """
-        order, rows, tables = draws
+        order, rows, tables, partners = draws
         self._keep_tables(tables, device)
+        if partners is not None:
+            order = [torch.cat([index, partners[index]]) for index in order]
+        if self._is_paired != (partners is not None):  # a graph has fixed shapes
+            self._graphed = GraphedStep() if self._graphed else None
+            self._is_paired = not self._is_paired
         rows = None if rows is None else torch.stack(rows).to(device)
         total: dict[str, Tensor] = {}
         with distributed.global_batch_size(self.size):
             for step, (index, batch) in enumerate(self.store.stream(order, device)):
                 scheduler.step()
+                index = index[: len(index) // 2] if self._is_paired else index
                 own_rows = index if rows is None else rows[step]
                 for name, term in self._run_step(batch, own_rows, index).items():
                     total[name] = total[name] + term if name in total else term
@@ -607,6 +625,16 @@ class EpochPass:
             return self._steps_of_rank(order), None
         drawn = torch.multinomial(weights.double().cpu(), n, replacement=True, generator=generator)
         return self._steps_of_rank(drawn), self._steps_of_rank(torch.arange(n))
+
+    def _draw_partners(self, generator):
+        """The sample that second views show, for each sample; half of the time it is itself."""
+        partners = self.partners()
+        if partners is None:
+            return None
+        partners, own = partners.cpu(), torch.arange(len(partners))
+        column = torch.randint(partners.shape[1], (len(own),), generator=generator)
+        is_own = torch.rand(len(own), generator=generator) < 0.5
+        return torch.where(is_own, own, partners[own, column])
 
     def _steps_of_rank(self, order):
         mine = distributed.rank_slice(self.size)
