@@ -34,7 +34,8 @@ METHODS = {
 accuracy, seconds = {}, {}
 for name, method in METHODS.items():
     started = time.perf_counter()
-    labels = method(10, max_epochs=24, random_state=0).fit_predict(images)
+    model = method(10, max_epochs=24, batch_size=128, random_state=0)
+    labels = model.fit_predict(images)
     seconds[name] = time.perf_counter() - started
     accuracy[name] = clustering_accuracy(classes, labels)
     print(f"{name:14} {accuracy[name]:.3f}  {seconds[name]:5.1f} s")
