@@ -27,8 +27,8 @@ held_out = digits.images[1200:1214]
 # images that neither network has seen.
 drawn = {"image": held_out / 255}
 for name, method, max_epochs in [
-    ("VAE", VariationalAutoencoderClustering, 24),
-    ("CC", ContrastiveClustering, 18),
+    ("VAE", VariationalAutoencoderClustering, 18),
+    ("CC", ContrastiveClustering, 16),
 ]:
     model = method(10, max_epochs=max_epochs, batch_size=128, random_state=0).fit(images)
     code = PCA(20, whiten=True).fit(model.transform(images))

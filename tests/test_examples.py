@@ -15,6 +15,10 @@ from sklearn.utils.fixes import parse_version
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 PLOTTED = [path for path in EXAMPLES if path.name.startswith("plot_")]
+LONGER = {
+    *("plot_custom_augmentation", "plot_custom_backbone", "plot_custom_objective"),
+    *("plot_evolution", "plot_folder_of_photos", "plot_pipeline_and_search", "plot_resume"),
+}
 RUN = [path for path in EXAMPLES if path.name != "quickstart.py"]  # tests/test_docs.py runs that
 
 
@@ -36,7 +40,9 @@ def test_the_gallery_is_there():
 @each(EXAMPLES)
 def test_an_example_is_short_and_has_a_title_and_prose(path):
     text = path.read_text()
-    assert len(text.splitlines()) < 80
+    lines = len(text.splitlines())
+    assert lines < 80
+    assert lines <= 60 or path.stem in LONGER
     title, line, empty, *prose = ast.get_docstring(ast.parse(text)).splitlines()
     assert re.fullmatch("=+", line)
     assert len(line) == len(title)
