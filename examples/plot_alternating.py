@@ -52,3 +52,7 @@ ax.set_xticks(NUMBERS, NUMBERS)
 ax.minorticks_off()
 ax.legend()
 plt.show()
+
+# %%
+# Among pixels small clusters are pure and ten large ones are not. Learning the small ones brings
+# images of a digit together, so that ten clusters of the features are nearly as pure.
