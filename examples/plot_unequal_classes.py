@@ -48,3 +48,7 @@ for shift, name, labels in [(-0.2, "head", model.labels_), (0.2, "neighbours", b
 ax.set(xlabel="digit", ylabel="images", xticks=range(10))
 ax.legend()
 plt.show()
+
+# %%
+# The clusters of the head are of nearly equal size: large classes are divided, small ones get
+# images of others. By neighbours most sizes are about right, but the ones are still divided.
