@@ -12,14 +12,14 @@ from skcc import ContrastiveClustering, suggest_n_clusters
 from skcc.datasets import load_digits
 from skcc.plotting import ClusterNumberDisplay
 
-images = load_digits().images[:1000]
+images = load_digits().images[:1200]
 
 # %%
 # Features
 # --------
 # Suppose that nobody knows how many digits there are. Features favour the number with which they
 # were learned, so the model has more clusters than anybody expects.
-model = ContrastiveClustering(20, max_epochs=20, batch_size=128, random_state=0).fit(images)
+model = ContrastiveClustering(15, max_epochs=24, batch_size=128, random_state=0).fit(images)
 
 # %%
 # Four criteria
