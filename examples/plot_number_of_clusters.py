@@ -19,7 +19,7 @@ images = load_digits().images[:1200]
 # --------
 # Suppose that nobody knows how many digits there are. Features favour the number with which they
 # were learned, so the model has more clusters than anybody expects.
-model = ContrastiveClustering(15, max_epochs=24, batch_size=128, random_state=0).fit(images)
+model = ContrastiveClustering(20, max_epochs=24, batch_size=128, random_state=0).fit(images)
 
 # %%
 # Four criteria
