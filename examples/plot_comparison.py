@@ -28,7 +28,7 @@ labels_of, seconds = {}, {}
 for name, model, X in [
     ("k-means", KMeans(10, n_init=10, random_state=0), images.reshape(len(images), -1)),
     ("CC", ContrastiveClustering(10, max_epochs=24, batch_size=128, random_state=0), images),
-    ("TCC", TwinContrastClustering(10, max_epochs=24, batch_size=128, random_state=0), images),
+    ("TCC", TwinContrastClustering(10, max_epochs=36, batch_size=128, random_state=0), images),
 ]:
     started = time.perf_counter()
     labels_of[name] = model.fit_predict(X)
