@@ -29,14 +29,17 @@ models = {
     "autoencoder": DenoisingAutoencoderClustering(10, readout="kmeans"),
     "DEC": DEC(10, readout="head"),
 }
-options = {"method": "tsne", "n_samples": 500, "random_state": 0}
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
 for ax, (name, model) in zip(axes, models.items(), strict=False):
     labels = model.set_params(max_epochs=16, batch_size=128, random_state=0).fit_predict(images)
     code = model.transform(images)
-    EmbeddingDisplay.from_predictions(code, labels, ax=ax, **options)
+    EmbeddingDisplay.from_predictions(
+        code, labels, method="tsne", n_samples=500, random_state=0, ax=ax
+    )
     ax.set_title(f"{name}: accuracy {clustering_accuracy(classes, labels):.2f}")
-EmbeddingDisplay.from_predictions(code, classes, ax=axes[2], **options)
+EmbeddingDisplay.from_predictions(
+    code, classes, method="tsne", n_samples=500, random_state=0, ax=axes[2]
+)
 axes[2].set_title("DEC, in the colours of the digits")
 plt.show()
 

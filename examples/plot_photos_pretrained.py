@@ -23,14 +23,13 @@ from skcc.plotting import ClusterGridDisplay
 # ------------------
 # Pieces of the two photographs of scikit-learn, a temple and a flower.
 home = Path(tempfile.mkdtemp())
-folder = home / "photos"
-folder.mkdir()
+(folder := home / "photos").mkdir()
 rng = np.random.default_rng(0)
 for name, photo in zip(["temple", "flower"], load_sample_images().images, strict=True):
     for number in range(80):
         top, left = rng.integers(0, np.array(photo.shape[:2]) - 120)
-        piece = Image.fromarray(photo[top : top + 120, left : left + 120])
-        piece.save(folder / f"{name}-{number:02}.jpg", quality=90)
+        piece = photo[top : top + 120, left : left + 120]
+        Image.fromarray(piece).save(folder / f"{name}-{number:02}.jpg", quality=90)
 
 # %%
 # A pipeline
@@ -45,8 +44,7 @@ labels = model.fit_predict(folder)
 # %%
 # Its clusters
 # ------------
-# Roofs, petals, the blurred background of the flower, and the sky and the trees around the temple.
-# The clusterer knows vectors only, so the display is given the images.
+# Roofs, petals, blurred leaves, sky and trees. The clusterer has vectors; images are given here.
 files = sorted(folder.iterdir())
 pieces = np.stack([np.asarray(Image.open(file).resize((60, 60))) for file in files])
 shown = [pieces[labels == k][:12] for k in range(4)]
