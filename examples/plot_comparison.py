@@ -56,5 +56,5 @@ for ax, (name, labels) in zip(axes, labels_of.items(), strict=True):
 plt.show()
 
 # %%
-# One seed proves little. ``skcc reproduce table --dataset digits --seeds 5`` runs five, with the
-# default epochs.
+# One seed proves little, and TCC wants more steps. ``skcc reproduce table --dataset digits
+# --seeds 5`` runs five, with the default epochs.
