@@ -25,8 +25,8 @@ from skcc.plotting import ClusterGridDisplay
 digits = load_digits()
 chosen = np.isin(digits.target, [0, 1, 3, 4])
 rng = np.random.default_rng(0)
-images = np.stack([np.rot90(i, rng.integers(4)) for i in digits.images[chosen]])[:500]
-classes = digits.target[chosen][:500]
+images = np.stack([np.rot90(i, rng.integers(4)) for i in digits.images[chosen]])
+classes = digits.target[chosen]
 
 # %%
 # Other settings
@@ -69,7 +69,7 @@ plt.show()
 figure, axes = plt.subplots(1, 3, figsize=(15, 2), layout="constrained")
 choices = {"the default": "auto", "ImageAugmentation": rotating, "a function": rotate_randomly}
 for ax, (name, augment) in zip(axes, choices.items(), strict=True):
-    model = ContrastiveClustering(4, augment=augment, max_epochs=20, batch_size=128, random_state=0)
+    model = ContrastiveClustering(n_clusters=4, augment=augment, max_epochs=20, random_state=0)
     accuracy = clustering_accuracy(classes, model.fit_predict(images))
     ClusterGridDisplay.from_estimator(model, images, n_images=10, ax=ax)
     ax.set_title(f"{name}: accuracy {accuracy:.2f}")

@@ -64,7 +64,7 @@ class InformationClustering(BaseDeepClusterer):
 # %%
 # Everything else works as in the package, whose own methods do better on digits.
 digits = load_digits()
-model = InformationClustering(n_clusters=10, max_epochs=20, random_state=0).fit(digits.images)
+model = InformationClustering(n_clusters=10, max_epochs=24, random_state=0).fit(digits.images)
 figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
 TrainingCurveDisplay.from_estimator(model, ax=axes[0])
 ClusterConfusionDisplay.from_predictions(digits.target, model.labels_, ax=axes[1])
