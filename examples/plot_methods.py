@@ -50,8 +50,8 @@ figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for name in METHODS:
     ax.scatter(seconds[name], accuracy[name])
     ax.annotate(name, (seconds[name], accuracy[name]), xytext=(5, 5), textcoords="offset points")
-ax.set(xlabel="seconds", ylabel="accuracy", xlim=(0, None))
-ax.margins(0.2)
+ax.set(xlabel="seconds", ylabel="accuracy", xlim=(0, 1.25 * max(seconds.values())))
+ax.margins(y=0.15)
 plt.show()
 
 # %%
