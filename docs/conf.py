@@ -75,6 +75,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": "|".join(rf"/{name}\.py$" for name in _untitled) or r"^$",
     "within_subsection_order": "FileNameSortKey",
     "plot_gallery": _runs,
+    "parallel": 2,
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
