@@ -182,8 +182,7 @@ def test_hooks_are_called_in_order_and_change_nothing(shapes):
 def test_the_estimator_handed_to_callbacks_is_as_if_training_had_stopped(shapes, readout):
     X = shapes[0]
     recorder = Recorder()
-    # The schedule and the pairs of neighbours depend on the number of epochs otherwise.
-    settings = {"schedule": "constant", "neighbor_share": 0, "readout": readout}
+    settings = {"schedule": "constant", "readout": readout}  # any other depends on max_epochs
     model = quick(**settings).set_callbacks(recorder).fit(X)
     for epochs, seen in zip([1, 2, 3], recorder.fitted[:3], strict=True):
         short = quick(**settings, max_epochs=epochs).fit(X)
@@ -198,10 +197,9 @@ def test_the_estimator_handed_to_callbacks_is_as_if_training_had_stopped(shapes,
 @with_callbacks
 def test_a_callback_stops_training(shapes):
     recorder = Recorder(stop=lambda estimator: len(estimator.history_) == 2)
-    settings = {"schedule": "constant", "neighbor_share": 0}
-    model = quick(max_epochs=50, **settings).set_callbacks(recorder).fit(shapes[0])
+    model = quick(max_epochs=50, schedule="constant").set_callbacks(recorder).fit(shapes[0])
     assert model.n_iter_ == len(model.history_) == 2
-    expected = quick(max_epochs=2, **settings).fit(shapes[0])
+    expected = quick(max_epochs=2, schedule="constant").fit(shapes[0])
     np.testing.assert_array_equal(model.predict_proba(shapes[0]), expected.predict_proba(shapes[0]))
 
 

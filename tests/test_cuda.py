@@ -28,8 +28,9 @@ from skcc.training.sweep import ACCELERATED_BATCH, INFERENCE_BATCH, inference_ba
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 METHODS = {
-    "contrastive": ContrastiveClustering(3, n_heads=2, neighbor_share=0),
-    "paired": ContrastiveClustering(3, n_heads=2),  # from the second epoch on
+    "contrastive": ContrastiveClustering(3, n_heads=2),
+    # From the second epoch on.
+    "paired": ContrastiveClustering(3, n_heads=2, neighbor_share=0.33),
     "twin": TwinContrastClustering(3, n_heads=2, instance_queue=2, symmetric=True),
 }
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -9,13 +9,14 @@ from skcc.experiments import records
 
 HOME = Path(__file__).parents[1]
 GROUPS = [g for g in records.summarise(records.read(HOME / "docs" / "results"))
-          if g["study"] == "table" and not g["readout"]]  # fmt: skip
+          if g["study"] in ("table", "peers") and not g["readout"]]  # fmt: skip
 TABLE = re.compile(r"^\| ACC / NMI \|(.+)\|\n\|[-|]+\|\n((?:\|.+\|\n)+)", flags=re.MULTILINE)
 
 
 def figures(dataset, row, device="cpu"):
     """ACC / NMI of a row, of the default settings where those were run."""
     groups = [g for g in GROUPS if (g["dataset"], g["row"]) == (dataset, row)]
+    groups = [g for g in groups if g["acc"][0] is not None]  # not one that was cut off
     groups = [g for g in groups if g["device"].startswith(device)]
     if not groups:
         return ""
@@ -29,7 +30,7 @@ def tables(page):
         datasets = [cell.split(",")[0].strip() for cell in header.split("|")]
         for line in body.splitlines():
             name, *cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
-            *_, row = re.findall(r"`(\w+)`", name)  # the last name is that of the row
+            *_, row = re.findall(r"`([\w+-]+)`", name)  # the last name is that of the row
             yield from ((dataset, row, cell) for dataset, cell in zip(datasets, cells, strict=True))
 
 

@@ -131,11 +131,12 @@ def test_vectors_and_an_untrained_head_have_no_partners(monkeypatch, shapes):
         raise AssertionError("looked for neighbours")
 
     monkeypatch.setattr(contrastive, "agreed_neighbors", fail)
-    settings = {"max_epochs": 3, "batch_size": 40, "random_state": 0}
+    settings = {"max_epochs": 3, "batch_size": 40, "random_state": 0, "neighbor_share": 0.33}
     rows = shapes[0].reshape(120, -1)[:, ::8].astype(np.float32)
     ContrastiveClustering(3, readout="head", **settings).fit(rows)
     ContrastiveClustering(3, readout="kmeans", cluster_weight=0, **settings).fit(shapes[0])
+    paired = ContrastiveClustering(3, **settings)
     with pytest.raises(AssertionError, match="looked for neighbours"):
-        ContrastiveClustering(3, **settings).fit(shapes[0])
+        paired.fit(shapes[0])
     with pytest.raises(ValueError, match="neighbor_share"):
-        ContrastiveClustering(3, neighbor_share=1.5, **settings).fit(shapes[0])
+        paired.set_params(neighbor_share=1.5).fit(shapes[0])

@@ -260,16 +260,14 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     assignments and does the same with its *columns*, so that a cluster is a set of images on
     which both views agree. Images go to the cluster of largest assignment [1]_.
 
-    In the last third of training, half of the second views are of a near neighbour of the image
-    instead, which the paper does not do.
-
     Parameters
     ----------
-    neighbor_share : float, default=0.33
+    neighbor_share : float, default=0.0
         Share of the epochs, the last ones, in which half of the second views show one of the five
         nearest neighbours by pixels in place of the image itself. A neighbour counts only if it is
-        in the same cluster and close by the features, too, when these epochs begin; so there are
-        few among photos. 0 is the paper's. Only for images.
+        in the same cluster and close by the features, too, when these epochs begin. It may help
+        where images of a class are alike but for more than views change, such as scans; on average
+        it does not, and the paper has none. Only for images.
 
     Attributes
     ----------
@@ -303,7 +301,7 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     (60,)
     """
 
-    neighbor_share: float = 0.33
+    neighbor_share: float = 0.0
 
     _objective_class = ContrastiveObjective  # a subclass may name one with further terms
 
