@@ -54,7 +54,7 @@ test-all: lint typing .venv/installed test-oldest
 	$(PYTEST) -m "long or not long" --hypothesis-profile=long
 	SCIPY_ARRAY_API=0 $(PYTEST) tests/test_contract.py
 
-# Other packages on digits and on DATA, files (.npz) and folders, in an environment of their own; records go
+# Other packages on digits and on PEER_DATA, files (.npz) and folders, in an environment of their own; records go
 # to docs/results/peers.jsonl. The same command goes on where it was cut off.
 PEERS := .venv/peers
 PEER_SEEDS ?= 3
@@ -68,7 +68,7 @@ $(PEERS)/installed:
 
 peers: $(PEERS)/installed
 	$(REPRODUCE_PEERS) --dataset digits
-	for data in $(DATA); do \
+	for data in $(PEER_DATA); do \
 		case $$data in *.npz) kind=arrays;; *) kind=folder;; esac; \
 		$(REPRODUCE_PEERS) --dataset $$kind --root $$data || exit 1; \
 	done
