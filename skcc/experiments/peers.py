@@ -112,7 +112,7 @@ PEERS = {
     "evoc": Peer(_evoc, ("evoc",), is_compiled=True),
     **{
         f"clustpy-{name.lower()}": Peer(partial(_clustpy, name), ("clustpy",))
-        for name in ("DEC", "IDEC", "DCN", "VaDE", "N2D")
+        for name in ("DEC", "IDEC", "DCN", "VaDE")
     },
 }
 
@@ -188,20 +188,23 @@ def _run(bunch, name, seed, folder, *, limit, threads):
         str(threads),
     )
     command = [sys.executable, "-m", __name__, name, str(folder), str(n_clusters), str(seed)]
-    failed, scores, clusters, seconds = None, dict.fromkeys(records.SCORES), 0, limit
+    failed, scores, clusters = None, dict.fromkeys(records.SCORES), 0
+    started = time.perf_counter()
     with open(folder / "output", "w+") as output:
         try:
             subprocess.run(  # nosec B603 # this Python, without a shell
                 command, timeout=limit, check=True, env=environment, stdout=output, stderr=output
             )
+            seconds = json.loads((folder / "seconds.json").read_text())
         except subprocess.TimeoutExpired:
+            seconds = time.perf_counter() - started
             failed = f"not finished within {limit:g} seconds"
         except subprocess.CalledProcessError:
+            seconds = time.perf_counter() - started
             output.seek(0)
             failed = (output.read().strip().splitlines() or ["ended"])[-1]
         else:
             labels = np.load(folder / "labels.npy")
-            seconds = json.loads((folder / "seconds.json").read_text())
             scores, clusters = _scores(bunch.target, labels), len(np.unique(labels[labels >= 0]))
     return {
         "study": _STUDY, "row": name, "method": name, "dataset": bunch.name,
