@@ -204,7 +204,7 @@ def _run(bunch, name, seed, folder, *, limit, threads):
             output.seek(0)
             failed = (output.read().strip().splitlines() or ["ended"])[-1]
         else:
-            labels = np.load(folder / "labels.npy")
+            labels = np.load(folder / "labels.npy", allow_pickle=False)
             scores, clusters = _scores(bunch.target, labels), len(np.unique(labels[labels >= 0]))
     return {
         "study": _STUDY, "row": name, "method": name, "dataset": bunch.name,
@@ -235,7 +235,7 @@ def _version(package):
 
 def _cluster(name, folder, n_clusters, seed):
     """Cluster the rows in a folder, and leave labels and seconds there."""
-    peer, X = PEERS[name], np.load(folder / "X.npy")
+    peer, X = PEERS[name], np.load(folder / "X.npy", allow_pickle=False)
     if peer.is_compiled:
         peer.function(X[:_WARM_UP], n_clusters, seed)
     started = time.perf_counter()
