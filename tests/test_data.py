@@ -525,6 +525,8 @@ HINTS = {
     "overshoot": (lambda x: x * 1.06 - 0.03, "np.clip(X, 0, 1)"),
     "bytes": (lambda x: x * 254, "X / 255"),
     "large": (lambda x: x * 1234567.8, "X / white"),
+    "to 16": (lambda x: x * 16, "X / white"),
+    "reflectance": (lambda x: (x * 10000).astype(np.uint16), "X / white"),
     "all negative": (lambda x: x * 0 - 0.5, "np.clip(X, 0, 1)"),
     "12 bits": (lambda x: (x * 4095).astype(np.int16), "X / 4095"),
     "16 bits": (lambda x: (x * 65535).astype(np.uint16), "X / 65535"),

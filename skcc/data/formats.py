@@ -512,6 +512,6 @@ def _integer_hint(values):
 
 
 def _divided(values, whites):
-    """Return a division by the smallest of these constants that suits X."""
-    white = next((top for top in whites if values.high <= top), None)
+    """Return a division by one of these constants if X needs most of its range, else by its own."""
+    white = next((top for top in whites if top / 2 < values.high <= top), None)
     return f"for example X / {white}" if white else _DIVIDED

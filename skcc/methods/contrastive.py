@@ -266,8 +266,8 @@ class ContrastiveClustering(BaseContrastiveClusterer):
         Share of the epochs, the last ones, in which half of the second views show one of the five
         nearest neighbours by pixels in place of the image itself. A neighbour counts only if it is
         in the same cluster and close by the features, too, when these epochs begin. It may help
-        where images of a class are alike but for more than views change, such as scans; on average
-        it does not, and the paper has none. Only for images.
+        where images of a class differ by more than augmentation changes; over five sets it did not,
+        and the paper has none. Only for images.
 
     Attributes
     ----------
