@@ -164,7 +164,7 @@ def fits(folder):
     found = {}
     for kind, X, how in [
         # The first is trained until the three kinds are found, so that the last digits decide none.
-        ("contrastive", pictures, {"max_epochs": 40, "readout": "kmeans"}),
+        ("contrastive", pictures, {"max_epochs": 40, "readout": "kmeans", "neighbor_share": 0.4}),
         ("twin", pictures, {"max_epochs": 3, "random_state": 1}),
         ("vectors", pictures.reshape(len(pictures), -1) / 7.0,
          {"max_epochs": 12, "backbone": "auto", "image_size": None}),

@@ -96,12 +96,12 @@ class ContrastiveObjective(Objective):
         self.cluster_weight = cluster_weight
         self.entropy_weight = entropy_weight
         self.pairing_epoch, self.n_clusters = pairing_epoch, n_clusters
-        n_pairs = 0 if pairing_epoch is None else min(_N_NEIGHBORS, setup.n_samples - 1)
-        unknown = torch.full((setup.n_samples if n_pairs else 0, n_pairs), -1)
-        self.register_buffer("neighbors", unknown)
+        shape = setup.n_samples, min(_N_NEIGHBORS, setup.n_samples - 1)
+        is_paired = pairing_epoch is not None and all(shape)
+        self.register_buffer("neighbors", torch.full(shape, -1) if is_paired else None)
 
     def before_epoch(self, epoch: Epoch) -> None:
-        if epoch.number == self.pairing_epoch and self.neighbors.numel():
+        if epoch.number == self.pairing_epoch and self.neighbors is not None:
             self.neighbors.copy_(self._find_neighbors(epoch))
 
     def _find_neighbors(self, epoch):
@@ -119,7 +119,7 @@ class ContrastiveObjective(Objective):
         )
 
     def partners(self) -> Tensor | None:
-        is_known = self.neighbors.numel() and self.neighbors[0, 0] >= 0
+        is_known = self.neighbors is not None and self.neighbors[0, 0] >= 0
         return self.neighbors if is_known else None
 
     def release(self) -> None:
