@@ -51,12 +51,12 @@ class Doubled(nn.Module):
         return self.network(x.double())
 
 
-def objective_of(kind):
+def objective_of(kind, **options):
     torch.manual_seed(0)
     network = Doubled(BACKBONES["conv4"]((12, 12, 1), (10, 10)), 256)
     setup = Setup(network, 256, (1, 10, 10), 101)
     if kind == "contrastive":
-        return ContrastiveObjective(setup, 5, **COMMON).double()
+        return ContrastiveObjective(setup, 5, **COMMON, **options).double()
     return TwinContrastObjective(
         setup, TwinContrastSettings(n_clusters=5, **COMMON, **TWIN)
     ).double()
@@ -83,6 +83,11 @@ def train(objective, n=101, epochs=3, aside=0, **how):
 
 def steps_contrastive(folder):
     return train(objective_of("contrastive"))
+
+
+def steps_of_pairs(folder):
+    """Second views of neighbours, in two of three epochs."""
+    return train(objective_of("contrastive", pairing_epoch=1))
 
 
 def steps_twin(folder):
@@ -164,7 +169,7 @@ def fits(folder):
     found = {}
     for kind, X, how in [
         # The first is trained until the three kinds are found, so that the last digits decide none.
-        ("contrastive", pictures, {"max_epochs": 40, "readout": "kmeans", "neighbor_share": 0.4}),
+        ("contrastive", pictures, {"max_epochs": 40, "readout": "kmeans"}),
         ("twin", pictures, {"max_epochs": 3, "random_state": 1}),
         ("vectors", pictures.reshape(len(pictures), -1) / 7.0,
          {"max_epochs": 12, "backbone": "auto", "image_size": None}),
@@ -290,8 +295,8 @@ def command(folder):
 
 
 TASKS = [
-    steps_contrastive, steps_twin, steps_unlabeled, steps_of_two_samples, steps_of_small_methods,
-    layers_of_batch_norm, goes_on,
+    steps_contrastive, steps_of_pairs, steps_twin, steps_unlabeled, steps_of_two_samples,
+    steps_of_small_methods, layers_of_batch_norm, goes_on,
 ]  # fmt: skip
 OF_TWO = [fits, paths, misuse, manners, command]  # a third process would show nothing new
 

@@ -138,7 +138,9 @@ def largest_difference(a, b):
     return max((a[name].double() - b[name].double()).abs().max().item() for name in b)
 
 
-STEPS = ["steps_contrastive", "steps_twin", "steps_unlabeled", "steps_of_two_samples"]
+STEPS = [
+    "steps_contrastive", "steps_of_pairs", "steps_twin", "steps_unlabeled", "steps_of_two_samples",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", STEPS)
