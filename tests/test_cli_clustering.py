@@ -328,7 +328,9 @@ def test_broken_files_are_listed(photos, tmp_path, capsys):
     record = json.loads((out / "run.json").read_text())
     assert [name for name, _ in record["invalid"]] == ["08.png"]
     assert not list((out / "sorted").rglob("08.png"))
-    assert "Not readable" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Not readable" in page
+    assert "39 images in 3 clusters" in page
     model = str(out / "model.safetensors")
     capsys.readouterr()
     assert main(["predict", model, str(root), "--on-error", "warn", "--json", "--quiet"]) == 0

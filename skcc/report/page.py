@@ -238,7 +238,6 @@ def _summary(clustering, estimator, embedder):
     of_network = f" on embeddings of {embedder.settings_['network']}" if embedder else ""
     return {
         "method": type(estimator).__name__ + of_network,
-        "n_images": len(clustering.labels),
         "n_valid": len(clustering.valid),
         "n_clusters": estimator.n_clusters,
         "n_empty": estimator.n_clusters - n_used,
