@@ -162,11 +162,11 @@ class Objective(nn.Module):
 
     draws_ahead : bool
         Whether the next epoch may be drawn while this one computes: `before_epoch` takes no random
-        numbers, and `sample_weights` is not overridden.
+        numbers, and `sample_weights` is not overridden. Not inherited.
 
     capturable : bool
         Whether tests on a GPU have shown that a step which is captured as a CUDA graph trains as
-        one that is not.
+        one that is not. Not inherited.
 
     n_embedding : int
         Width of `embed`.

@@ -236,6 +236,24 @@ def test_steps_that_have_been_tried_on_a_gpu_are_captured_by_default(asked, know
     assert captures == [known if asked == "auto" else asked]
 
 
+def test_a_subclass_is_not_taken_for_what_its_base_was_tried_as(monkeypatch):
+    """Its further terms may draw numbers, or read a value."""
+    monkeypatch.setattr(engine.Training, "_can_be_captured", lambda training: True)
+    monkeypatch.setattr(engine.Training, "_is_asynchronous", lambda training: True)
+    work, found = workload(), []
+    base = type(work.objective)
+    settings = {"weight_decay": 0.0, "schedule": "constant", "seed": 0, "learning_rate": 1e-3}
+    for kind in (base, type("Subclass", (base,), {})):
+        work.objective.__class__ = kind
+        training = engine.Training(
+            work.objective, work.store, work.views, epochs=1, batch_size=16, cuda_graphs="auto",
+            **settings,
+        )  # fmt: skip
+        found.append((training.cuda_graphs, training._can_draw_ahead()))
+        training.release()
+    assert found == [(True, True), (False, False)]
+
+
 @pytest.mark.parametrize(
     ("method", "order"),
     [

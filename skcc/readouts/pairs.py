@@ -76,6 +76,6 @@ def _ranks(Z, neighbors, random_state):
         similarity[rows[:, None] == some] = -np.inf  # no sample is closer to itself
         own = np.einsum("nd,nkd->nk", Z[rows], Z[neighbors[rows]])
         for place in range(neighbors.shape[1]):
-            # Halfway to the next value, since two ways of summing differ in the last bits.
+            # With a tolerance, since two ways of summing differ in the last bits.
             ranks[rows, place] = (similarity > own[:, place, None] + 1e-6).sum(axis=1)
     return ranks * (n / len(some))

@@ -109,7 +109,7 @@ class Training:
         that are known to be `~skcc.objective.Objective.capturable`.
 
     compile_step : bool, default=False
-        Whether views and losses are compiled by torch.compile, which takes minutes, and networks
+        Whether views and losses are compiled by torch.compile, in about a minute, and networks
         take all views in one call. Not done with several processes.
 
     sync_batchnorm : bool, default=True
@@ -142,7 +142,8 @@ class Training:
         self.device = device_of(self.objective)
         self.global_rng |= self.objective.draws
         is_distributed = distributed.world_size() > 1
-        is_wanted = self.objective.capturable if self.cuda_graphs == "auto" else self.cuda_graphs
+        is_auto = self.cuda_graphs == "auto"
+        is_wanted = _declares(self.objective, "capturable") if is_auto else self.cuda_graphs
         self.cuda_graphs = is_wanted and self._can_be_captured()
         self.optimizers = {turn: self._optimizer(turn) for turn in self.objective.turns}
         self.compile_step &= not is_distributed
@@ -243,7 +244,8 @@ class Training:
         kind = type(self.objective)
         hooks = (kind.before_epoch, kind.sample_weights)
         has_none = hooks == (Objective.before_epoch, Objective.sample_weights)
-        return (has_none or self.objective.draws_ahead) and self._is_asynchronous()
+        is_independent = has_none or _declares(self.objective, "draws_ahead")
+        return is_independent and self._is_asynchronous()
 
     def _is_asynchronous(self):
         return self.device.type == "cuda"
@@ -424,6 +426,11 @@ def _sweep_all(objective, store, views, dtype):
 def _call_turn(objective, turn, views, index):
     # `forward` through `__call__`, so that hooks of the user run.
     return objective(views, index) if turn == "forward" else getattr(objective, turn)(views, index)
+
+
+def _declares(objective, name):
+    """Whether the objective's own class says so; a subclass may add what its base cannot know."""
+    return vars(type(objective)).get(name, False)
 
 
 def _compiled(function):
