@@ -24,6 +24,13 @@ def _conv_norm(n_in, n_out, stride=1):
     )
 
 
+class _GridPool(nn.AdaptiveAvgPool2d):
+    """Local averages; of a map that has the size of the grid, the map, without a slow copy."""
+
+    def forward(self, x):
+        return x if x.shape[-2:] == self.output_size else super().forward(x)
+
+
 class GlobalLocalPool(nn.Module):
     """Global average pooling, concatenated with a linear layer on a grid of local averages.
 
@@ -43,7 +50,7 @@ class GlobalLocalPool(nn.Module):
         super().__init__()
         self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.cells = nn.Sequential(
-            nn.AdaptiveAvgPool2d(cells),
+            _GridPool(cells),
             nn.Flatten(),
             nn.Linear(channels * cells[0] * cells[1], channels, bias=False),
             nn.BatchNorm1d(channels),

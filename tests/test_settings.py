@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from skcc import ContrastiveClustering
+from skcc import AutoencoderClustering, ContrastiveClustering
 from skcc.augment import AUGMENTATIONS, ImageAugmentation
 from skcc.backbones import BACKBONES
 from skcc.data import Store
+from skcc.experiments.recipes import RECIPES
 from skcc.training.settings import (
     RUNTIME_PARAMETERS,
     augmentation_name,
@@ -15,6 +16,7 @@ from skcc.training.settings import (
     batch_size,
     image_side,
     max_epochs,
+    resolve_optimizer,
     resolve_settings,
     steps_per_epoch,
     stored_side,
@@ -59,10 +61,11 @@ def test_the_budget_is_of_steps(n, n_clusters):
     size = batch_size(n, n_clusters)
     assert size <= n
     assert size >= min(n, 4 * n_clusters), "no warning by default, where it can be helped"
-    epochs = max_epochs(n, size)
-    steps = epochs * -(-n // size)
-    assert steps >= 450
-    assert epochs == 12 or steps <= 550
+    for optimizer, expected, least in (("adamw", 500, 12), ("muon", 200, 5)):
+        epochs = max_epochs(n, size, optimizer)
+        steps = epochs * -(-n // size)
+        assert steps >= 0.9 * expected
+        assert epochs == least or steps <= 1.1 * expected
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -74,6 +77,7 @@ def test_settings_report_what_was_chosen():
         "augment": "natural",
         "max_epochs": 2,
         "batch_size": 40,
+        "optimizer": "muon" if model.settings_["device"] == "cpu" else "adamw",
         "learning_rate": 3e-3,
         "weight_decay": 0.0,
         "schedule": "one-cycle",
@@ -82,6 +86,27 @@ def test_settings_report_what_was_chosen():
         "precision": "float32" if model.settings_["device"] == "cpu" else "bfloat16",
         "readout": max(model.readout_scores_, key=model.readout_scores_.get),
     }
+
+
+OPTIMIZERS_OF_SHAPES = [
+    (ContrastiveClustering(), (16, 16, 3), CPU, "muon"),
+    (ContrastiveClustering(backbone="resnet18"), (16, 16, 3), CPU, "muon"),
+    (ContrastiveClustering(), (16, 16, 3), CUDA, "adamw"),
+    (ContrastiveClustering(), (16,), CPU, "adamw"),
+    (ContrastiveClustering(backbone=torch.nn.Flatten()), (16, 16, 3), CPU, "adamw"),
+    (ContrastiveClustering(optimizer="adamw"), (16, 16, 3), CPU, "adamw"),
+    (ContrastiveClustering(optimizer="muon"), (16, 16, 3), CUDA, "muon"),
+    (AutoencoderClustering(), (16, 16, 3), CPU, "adamw"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "shape", "device", "expected"), OPTIMIZERS_OF_SHAPES)
+def test_muon_is_taken_where_it_was_measured(estimator, shape, device, expected):
+    assert resolve_optimizer(estimator, shape, device) == expected
+
+
+def test_the_recipes_of_papers_do_not_take_muon():
+    assert {recipe["optimizer"] for recipe in RECIPES.values()} == {"adamw"}
 
 
 def identity(images):

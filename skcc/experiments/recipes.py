@@ -144,7 +144,7 @@ def _reconstruction(max_epochs, **changes):
     } | changes
 
 
-RECIPES: dict[tuple[str, str], dict] = {
+_RECIPES: dict[tuple[str, str], dict] = {
     # Contrastive Clustering (AAAI 2021), section 4 and the authors' code: Adam without weight
     # decay; jitter strength 0.5 ("natural") or 1.0 ("-strong"); "-blur" for ImageNet-10 and
     # ImageNet-Dogs only. STL-10 was trained on its 100,000 unlabelled images, too.
@@ -263,6 +263,10 @@ RECIPES: dict[tuple[str, str], dict] = {
         "filter_size": 7,
         "readout": "kmeans",
     },
+}
+# No paper has Muon; AdamW without weight decay is the Adam that most of them have.
+RECIPES: dict[tuple[str, str], dict] = {
+    key: {"optimizer": "adamw"} | settings for key, settings in _RECIPES.items()
 }
 
 

@@ -252,6 +252,8 @@ class ADC(BaseDeepClusterer):
     warm_up: float = 0.5
     view_decay: float = 0.2
 
+    _auto_optimizer = "muon"
+
     def _check_parameters(self):
         super()._check_parameters()
         for name in ("association_dim", "copies", "repeats"):

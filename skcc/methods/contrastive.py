@@ -222,6 +222,8 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     entropy_weight: float = 1.0
     augmented_views: int = 2
 
+    _auto_optimizer = "muon"
+
     _collapse_remedies = (
         "More epochs", "a larger entropy_weight", "an augmentation that fits the images",
         "fewer clusters",

@@ -190,6 +190,9 @@ class BaseOverclusteringClusterer(BaseDeepClusterer):
     warm_up: float = 0.5
     alternate: tuple[int, int] | None = None
 
+    _auto_epochs = 2.0
+    _auto_optimizer = "muon"
+
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("n_overclusters", self.n_overclusters, 1, also=["auto"])

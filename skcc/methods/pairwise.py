@@ -494,6 +494,8 @@ class BasePairwiseClusterer(BaseDeepClusterer):
     n_subclusters: int | str | None = "auto"
     warm_up: float = 0.5
 
+    _auto_optimizer = "muon"
+
     def _check_parameters(self):
         super()._check_parameters()
         check_integer("n_subclusters", self.n_subclusters, 1, also=["auto", None])

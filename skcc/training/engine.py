@@ -23,10 +23,16 @@ from skcc.rng import epoch_generator, private_rng, seed_global_rng
 from skcc.training.batchnorm import average_running_stats, convert_batch_norm, split_batch_norm
 from skcc.training.checkpoint import Checkpoint
 from skcc.training.graphs import GraphedStep
+from skcc.training.muon import Muon
 from skcc.training.schedules import LRScheduler
 from skcc.training.settings import steps_per_epoch
 from skcc.training.state import TrainingState
 from skcc.training.sweep import autocast, current_device, device_of, sweep
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "muon": Muon,
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,10 @@ class Training:
         sample per step, is left out, and differs from epoch to epoch.
 
     learning_rate : float
-        Peak learning rate of AdamW.
+        Peak learning rate.
 
     weight_decay : float
-        Decoupled weight decay of AdamW.
+        Decoupled weight decay.
 
     schedule : str
         A key of `skcc.training.schedules.SCHEDULES`.
@@ -82,6 +88,9 @@ class Training:
 
     dtype : torch.dtype, default=torch.float32
         Type in which networks compute.
+
+    optimizer : str, default="adamw"
+        A key of `OPTIMIZERS`.
 
     betas : tuple of (float, float), default=(0.9, 0.999)
         Of AdamW.
@@ -128,6 +137,7 @@ class Training:
     schedule: str
     seed: int
     dtype: torch.dtype = torch.float32
+    optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     global_rng: bool = False
     begin: Callable[[], None] | None = None
@@ -255,7 +265,7 @@ class Training:
         return self.device.type == "cuda" and is_private
 
     def _optimizer(self, turn):
-        return torch.optim.AdamW(
+        return OPTIMIZERS[self.optimizer](
             self.objective.parameters_of(turn),
             lr=self.learning_rate,
             betas=self.betas,

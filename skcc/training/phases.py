@@ -179,6 +179,7 @@ class Run:
                 learning_rate=phase.learning_rate or settings["learning_rate"],
                 weight_decay=settings["weight_decay"],
                 schedule=phase.schedule or settings["schedule"],
+                optimizer=settings["optimizer"],
                 betas=phase.betas,
                 seed=seed,
                 dtype=dtype,
