@@ -89,6 +89,7 @@ BAD_PARAMETERS = {
     "readout": ["mean", None],
     "max_epochs": [0, 1.5, "many"],
     "batch_size": [1, 0, "all"],
+    "optimizer": ["sgd", None, 1],
     "learning_rate": [0, -1e-3, float("nan"), float("inf"), "fast"],
     "weight_decay": [-1, None],
     "schedule": ["cosine?", None],

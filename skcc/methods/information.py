@@ -331,7 +331,7 @@ class PICA(BaseOverclusteringClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import PICA
     >>> images = load_digits().images[:60] / 16
-    >>> model = PICA(n_clusters=3, max_epochs=10, random_state=0)
+    >>> model = PICA(n_clusters=3, max_epochs=20, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """

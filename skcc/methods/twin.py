@@ -477,6 +477,8 @@ class TwinContrastClustering(BaseContrastiveClusterer):
     cluster_gradient: str = "assignment"
     symmetric: bool = False
 
+    _auto_epochs = 1.5
+
     def _check_parameters(self):
         super()._check_parameters()
         for name in ("assignment_temperature", "gumbel_temperature"):

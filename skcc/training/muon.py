@@ -85,14 +85,14 @@ class Muon(torch.optim.AdamW):
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure=None) -> None:
         """Update all parameters that have gradients.
 
         The gradients of the matrices are gone afterwards.
 
         Parameters
         ----------
-        closure : None
+        closure : None, default=None
             Not used.
         """
         for matrices in self._by_shape():
