@@ -311,8 +311,11 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 @pytest.mark.gpu
 @cuda
 @every_method
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("options", [{"cuda_graphs": True}, {"compile_step": True}], ids=str)
-def test_steps_that_are_captured_or_compiled_train_as_plain_ones(method, options, monkeypatch):
+def test_steps_that_are_captured_or_compiled_train_as_plain_ones(
+    method, options, optimizer, monkeypatch
+):
     """How far the weights move differs by 1e-3 of noise, and by .8 if the step size froze."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     moved = []
@@ -321,7 +324,7 @@ def test_steps_that_are_captured_or_compiled_train_as_plain_ones(method, options
         before = torch.cat([p.detach().flatten().clone() for p in s.parameters])
         engine.train(
             s.objective, s.store, s.views, epochs=1, batch_size=48, learning_rate=1e-4,
-            weight_decay=0.0, schedule="one-cycle", seed=0, **changes,
+            weight_decay=0.0, schedule="one-cycle", seed=0, optimizer=optimizer, **changes,
         )  # fmt: skip
         moved.append(torch.cat([p.detach().flatten() for p in s.parameters]) - before)
     assert (moved[1] - moved[0]).norm() < 0.05 * moved[0].norm()
@@ -337,8 +340,10 @@ class Reads(TorchDispatchMode):
 
 
 @every_method
-def test_no_step_reads_a_value(method):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_step_reads_a_value(method, optimizer):
     s = setting("cpu", method)
+    s.optimizer = engine.OPTIMIZERS[optimizer](s.parameters, lr=1e-3, fused=True)
     s.objective.before_epoch(Epoch(0, None, torch.Generator().manual_seed(0)))
     views, index = tuple(torch.rand(2, 32, 3, 16, 16)), torch.arange(32)
     with Reads():
