@@ -85,6 +85,10 @@ def steps_contrastive(folder):
     return train(objective_of("contrastive"))
 
 
+def steps_of_muon(folder):
+    return train(objective_of("contrastive"), optimizer="muon")
+
+
 def steps_of_pairs(folder):
     """Second views of neighbours, in two of three epochs."""
     return train(objective_of("contrastive", pairing_epoch=1))
@@ -112,8 +116,8 @@ def trained_in_phases(cls):
     torch.manual_seed(0)
     model = cls(3, max_epochs=3)
     model.settings_ = {
-        "max_epochs": 3, "batch_size": 14, "learning_rate": 1e-3, "weight_decay": 0.0,
-        "schedule": "one-cycle", "image_size": (8, 8), "precision": "float32",
+        "max_epochs": 3, "batch_size": 14, "optimizer": "adamw", "learning_rate": 1e-3,
+        "weight_decay": 0.0, "schedule": "one-cycle", "image_size": (8, 8), "precision": "float32",
     }  # fmt: skip
     store = Store(torch.from_numpy(noise(53, 9, 9, 1)))
 
@@ -169,7 +173,8 @@ def fits(folder):
     found = {}
     for kind, X, how in [
         # The first is trained until the three kinds are found, so that the last digits decide none.
-        ("contrastive", pictures, {"max_epochs": 40, "readout": "kmeans"}),
+        ("contrastive", pictures,
+         {"max_epochs": 40, "readout": "kmeans", "optimizer": "adamw"}),
         ("twin", pictures, {"max_epochs": 3, "random_state": 1}),
         ("vectors", pictures.reshape(len(pictures), -1) / 7.0,
          {"max_epochs": 12, "backbone": "auto", "image_size": None}),
@@ -295,7 +300,8 @@ def command(folder):
 
 
 TASKS = [
-    steps_contrastive, steps_of_pairs, steps_twin, steps_unlabeled, steps_of_two_samples,
+    steps_contrastive, steps_of_muon, steps_of_pairs, steps_twin, steps_unlabeled,
+    steps_of_two_samples,
     steps_of_small_methods, layers_of_batch_norm, goes_on,
 ]  # fmt: skip
 OF_TWO = [fits, paths, misuse, manners, command]  # a third process would show nothing new
