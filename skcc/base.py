@@ -48,6 +48,7 @@ class BaseDeepClusterer(
     _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
     _auto_epochs = 1.0  # times those of `training.settings.max_epochs`
     _auto_optimizer = "adamw"  # on CPUs, for images
+    _muon_share = 0.4  # of the epochs of AdamW
     _auto_learning_rate = None  # that of a method, in place of `training.settings.LEARNING_RATE`
 
     def _phases(self, setup: Setup) -> Iterator[Phase]:

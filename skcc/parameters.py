@@ -70,8 +70,9 @@ class SharedParameters(BaseEstimator):
         it contradicts the data. None takes a table for vectors.
 
     max_epochs : int, default="auto"
-        Passes over the images. "auto" gives about 200 steps of Muon or 500 of AdamW, but at least
-        5 or 12 epochs; some methods take a quarter to twice of it. `settings_` has the number.
+        Passes over the images. "auto" gives about 500 steps of AdamW, but at least 12 epochs, and
+        two to four fifths of that with Muon; some methods take half or a quarter. `settings_` has
+        the number.
 
     max_seconds : float, default=None
         Wall-clock seconds that training may take. It ends after the last epoch that fits, with a

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skcc import AutoencoderClustering, ContrastiveClustering
+from skcc import IIC, AutoencoderClustering, ContrastiveClustering, TwinContrastClustering
 from skcc.augment import AUGMENTATIONS, ImageAugmentation
 from skcc.backbones import BACKBONES
 from skcc.data import Store
@@ -12,6 +12,7 @@ from skcc.experiments.recipes import RECIPES
 from skcc.training.settings import (
     RUNTIME_PARAMETERS,
     augmentation_name,
+    auto_epochs,
     backbone_name,
     batch_size,
     image_side,
@@ -61,11 +62,18 @@ def test_the_budget_is_of_steps(n, n_clusters):
     size = batch_size(n, n_clusters)
     assert size <= n
     assert size >= min(n, 4 * n_clusters), "no warning by default, where it can be helped"
-    for optimizer, expected, least in (("adamw", 500, 12), ("muon", 200, 5)):
-        epochs = max_epochs(n, size, optimizer)
-        steps = epochs * -(-n // size)
-        assert steps >= 0.9 * expected
-        assert epochs == least or steps <= 1.1 * expected
+    epochs = max_epochs(n, size)
+    steps = epochs * -(-n // size)
+    assert steps >= 450
+    assert epochs == 12 or steps <= 550
+
+
+def test_muon_takes_a_share_of_the_epochs_of_adamw():
+    for cls, share in [(ContrastiveClustering, 0.4), (TwinContrastClustering, 0.6), (IIC, 0.8)]:
+        for n in (60, 1797, 10_000, 60_000):
+            of_adamw, of_muon = (auto_epochs(cls(), n, 256, name) for name in ("adamw", "muon"))
+            assert of_adamw == max_epochs(n, 256)
+            assert share * of_adamw <= of_muon < share * of_adamw + 1
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -140,7 +140,7 @@ def test_shares_of_what_the_device_can_do(capsys):
 def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
     pytest.importorskip("sklearn.callback")
     options = ["--variants", "half", "joint", "--seeds", "0", "1"]
-    monkeypatch.setattr("skcc.training.settings.max_epochs", lambda *_: 3)
+    monkeypatch.setattr("skcc.training.settings.auto_epochs", lambda *_: 3)
     some = datasets.load("digits", n_images=200)
     monkeypatch.setattr("skcc.datasets.load", lambda *_: some)
     records = bench(capsys, "quality", *options)

@@ -148,7 +148,7 @@ def _epochs(model, bunch):
     size = settings.batch_size(len(bunch.target), model.n_clusters)
     device, any_image = settings.resolve_device(model.device), (1, 1, 1)
     optimizer = settings.resolve_optimizer(model, any_image, device)
-    return settings.max_epochs(len(bunch.target), size, optimizer)
+    return settings.auto_epochs(model, len(bunch.target), size, optimizer)
 
 
 def _run(name, bunch, *, seed, device):

@@ -190,8 +190,8 @@ class BaseOverclusteringClusterer(BaseDeepClusterer):
     warm_up: float = 0.5
     alternate: tuple[int, int] | None = None
 
-    _auto_epochs = 2.0
     _auto_optimizer = "muon"
+    _muon_share = 0.8
 
     def _check_parameters(self):
         super()._check_parameters()

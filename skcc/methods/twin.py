@@ -477,7 +477,7 @@ class TwinContrastClustering(BaseContrastiveClusterer):
     cluster_gradient: str = "assignment"
     symmetric: bool = False
 
-    _auto_epochs = 1.5
+    _muon_share = 0.6
 
     def _check_parameters(self):
         super()._check_parameters()

@@ -56,8 +56,7 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
     optimizer = resolve_optimizer(estimator, store.shape, device)
     if epochs == "auto":
         is_trained = estimator._trains_on(tuple(store.shape))
-        epochs = estimator._auto_epochs * max_epochs(n, size, optimizer)
-        epochs = max(1, round(epochs)) if is_trained else 0
+        epochs = auto_epochs(estimator, n, size, optimizer) if is_trained else 0
     rate = (estimator._auto_learning_rate or LEARNING_RATE) if rate == "auto" else rate
     precision = str(resolve_precision(estimator.precision, device))
     # Numbers are converted, since they may be NumPy scalars.
@@ -272,10 +271,34 @@ def batch_size(n: int, n_clusters: int) -> int:
     return min(n, max(256, 8 * n_clusters))
 
 
-def max_epochs(n: int, size: int, optimizer: str = "adamw") -> int:
-    """Return the default number of epochs.
+def auto_epochs(estimator, n: int, size: int, optimizer: str) -> int:
+    """Return the number of epochs that an estimator takes by default.
 
-    AdamW takes about 500 steps, and at least 12 epochs; Muon learns as much in two fifths of it.
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Knows how many epochs of AdamW it takes, and what share of them of Muon.
+
+    n : int
+        Number of samples.
+
+    size : int
+        Samples per optimizer step.
+
+    optimizer : str
+        A key of `skcc.training.engine.OPTIMIZERS`.
+
+    Returns
+    -------
+    epochs : int
+        At least 1.
+    """
+    epochs = max(1, round(estimator._auto_epochs * max_epochs(n, size)))
+    return math.ceil(estimator._muon_share * epochs) if optimizer == "muon" else epochs
+
+
+def max_epochs(n: int, size: int) -> int:
+    """Return the usual number of epochs of AdamW: about 500 steps, and at least 12 epochs.
 
     Parameters
     ----------
@@ -285,16 +308,12 @@ def max_epochs(n: int, size: int, optimizer: str = "adamw") -> int:
     size : int
         Samples per optimizer step.
 
-    optimizer : str, default="adamw"
-        A key of `skcc.training.engine.OPTIMIZERS`.
-
     Returns
     -------
     epochs : int
         Passes over the samples.
     """
-    steps, least = (200, 5) if optimizer == "muon" else (500, 12)
-    return max(least, round(steps / math.ceil(n / size)))
+    return max(12, round(500 / math.ceil(n / size)))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -161,7 +161,7 @@ class TrainingState:
                     if number in moments:
                         value.copy_(moments[number][name])
                     else:
-                        value.zero_()  # as AdamW begins
+                        value.zero_()  # as optimizers begin
 
 
 @contextlib.contextmanager
