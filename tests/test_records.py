@@ -222,9 +222,10 @@ def test_identities_of_kept_records_are_recognised():
         bunch = Bunch(name=kept["dataset"], images=range(kept["n"]), target=None)
         given = kept["parameters"] | {"device": "cuda", "verbose": 1, "n_jobs": 2}
         ways = [given]
-        if "planned_epochs" in kept:  # their number may have been given, or set by the budget
+        if "calls" in kept:  # their number may have been given, or set by the budget
             ways.append({k: v for k, v in given.items() if k != "max_epochs"})
-        runs = [sweeps._Run(kept["study"], kept["row"], kept["method"], bunch, p) for p in ways]
+        of_what = kept["study"], kept["row"], kept["method"], bunch
+        runs = [sweeps._Run(*of_what, p, kept.get("minutes")) for p in ways]
         assert kept["identity"] in [run.identity for run in runs]
 
 

@@ -265,15 +265,51 @@ def test_a_plan_is_settled_by_the_first_call(bunch, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "_seconds_per_epoch", lambda run: 10.0)
     first = train_for(0.5, bunch, tmp_path)
     monkeypatch.setattr(sweeps, "_seconds_per_epoch", lambda run: 1e-3)
-    assert first["planned_epochs"] == 2  # .95 of 30 s
+    assert first["planned_epochs"] == 2  # .85 of 30 s
     second = train_for(0.5, bunch, tmp_path)
     assert second["planned_epochs"] == 2
+
+
+def test_each_row_of_a_table_gets_the_epochs_that_fit_into_the_time(bunch, tmp_path, monkeypatch):
+    per_epoch = {"contrastive": 5.0, "dec": 10.0}
+    monkeypatch.setattr(sweeps, "_seconds_per_epoch", lambda run: per_epoch[run.method])
+
+    def made(minutes):
+        asked = {"batch_size": 40, "image_size": 8, "readout": "head"}
+        methods = ("contrastive", "dec", "kmeans")
+        return list(sweeps.table(bunch, methods, seeds=1, out=tmp_path, parameters=asked,
+                                 minutes=minutes))  # fmt: skip
+
+    first = made(0.5)
+    # In .85 of 30 s; two phases of two epochs.
+    assert [r.get("planned_epochs") for r in first] == [5, 4, None]
+    assert [r.get("epochs") for r in first] == [5, 4, None]
+    assert [r.get("minutes") for r in first] == [0.5, 0.5, None]
+    assert made(0.5) == []
+    assert not (tmp_path / "unfinished").exists()
+    second = made(1e-9)  # neither a row of another time, nor one that is left unfinished
+    assert [(r["epochs"], r["minutes"]) for r in second] == [(1, 1e-9), (1, 1e-9)]
+    ((_, rows),) = records.tables(records.read(tmp_path))
+    shown = {row["settings"] for row in rows if "CC" in row["row"]}
+    assert {text.split(" readout")[0] for text in shown} == {
+        "batch_size=40 image_size=8 minutes=0.5", "batch_size=40 image_size=8 minutes=1e-09",
+    }  # fmt: skip
+
+
+def test_a_run_is_finished_after_its_last_phase(bunch, tmp_path):
+    asked = {"batch_size": 40, "max_epochs": 1, "image_size": 8, "readout": "head"}
+    for call in range(1, 3):
+        part = sweeps.train_for_minutes(1e-9, bunch, method="dec", out=tmp_path, parameters=asked)
+        assert (part["epochs"], part["planned_epochs"]) == (call, 2)
+        assert (tmp_path / "shapes.jsonl").exists() == (call == 2)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
 def test_time_must_be_positive(bunch, tmp_path, minutes):
     with pytest.raises(ValueError, match="minutes must be a finite number > 0"):
         train_for(minutes, bunch, tmp_path)
+    with pytest.raises(ValueError, match="minutes must be a finite number > 0"):
+        list(sweeps.table(bunch, ["dec"], seeds=1, out=tmp_path, parameters={}, minutes=minutes))
 
 
 @pytest.mark.data

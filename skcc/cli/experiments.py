@@ -24,6 +24,7 @@ REPRODUCE_EXAMPLES = """examples:
   skcc reproduce table --dataset cifar10 --root data/ --methods contrastive,twin,kmeans --seeds 3
   skcc reproduce table --dataset digits --methods kmeans,spectral,agglomerative,nmf
   skcc reproduce table --dataset digits --methods autoencoder,dec,dcgan --seeds 5
+  skcc reproduce table --dataset cifar10 --root data/ --methods iic,pica --minutes 10   (of each)
   skcc reproduce augmentation --dataset digits --seeds 3     (both views, one, none)
   skcc reproduce heads --dataset digits --seeds 3            (both heads, instance, cluster)
   skcc reproduce backbones --dataset cifar10 --root data/    (ResNet-18, 34, 50)
@@ -106,6 +107,10 @@ def _add_reproduce(commands, summary):
                                 )  # fmt: skip
         if name == "cifar10":
             parser.add_argument("--minutes", type=float, required=True, help="for this call")
+        if name == "table":
+            parser.add_argument("--minutes", type=float,
+                                help="train each estimator for so long (default: its own epochs)",
+                                )  # fmt: skip
         parser.add_argument("--out", default="results", help="folder (default: results)")
         _add_data_options(parser)
         _add_estimator_options(parser)
@@ -202,7 +207,9 @@ def _reproduce(options):
             options.minutes, bunch, method=options.method, seed=options.seed, **arguments
         )
     elif options.study == "table":
-        yield from sweeps.table(bunch, options.methods, seeds=options.seeds, **arguments)
+        yield from sweeps.table(
+            bunch, options.methods, seeds=options.seeds, minutes=options.minutes, **arguments
+        )
     else:
         yield from sweeps.ablation(options.study, bunch, seeds=options.seeds, **arguments)
     print(printable(f"now: skcc table {shlex.quote(options.out)}"), file=sys.stderr)

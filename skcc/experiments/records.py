@@ -193,9 +193,11 @@ def _device(record):
 
 
 def _settings(record):
-    """Return the parameters that were set, without those that the row varies."""
+    """Return the budget and the parameters that were set, without those that the row varies."""
     hidden = _HIDDEN_PARAMETERS.union(record.get("varied", ()))
     settings = {name: value for name, value in record["parameters"].items() if name not in hidden}
+    if "minutes" in record:
+        settings["minutes"] = f"{record['minutes']:g}"
     return " ".join(f"{name}={value}" for name, value in sorted(settings.items()))
 
 

@@ -45,8 +45,8 @@ def run(method: str, bunch: Bunch, parameters: dict) -> dict:
     record : dict
         Plain values: method, data set, parameters, number of images; ``acc``, ``nmi`` and ``ari``
         of the labels and, under ``kmeans``, of k-means of the features; number of clusters that
-        are not empty, seconds of `fit`, images that passed through a network in training, device,
-        commit, versions.
+        are not empty, epochs of all phases that were trained and were planned, seconds of `fit`,
+        images that passed through a network in training, device, commit, versions.
 
     Raises
     ------
@@ -106,6 +106,7 @@ def _fit_deep(method, bunch, parameters):
         "kmeans": kmeans,
         "score": estimator.score(bunch.images),
         "epochs": estimator.n_iter_,
+        "planned_epochs": estimator._planned_epochs(),
         "seconds": round(seconds, 2),
         "image_forwards": _count_forwards(estimator, n, bunch.unlabeled),
         "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
