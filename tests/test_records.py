@@ -225,7 +225,7 @@ def test_identities_of_kept_records_are_recognised():
         if "calls" in kept:  # their number may have been given, or set by the budget
             ways.append({k: v for k, v in given.items() if k != "max_epochs"})
         of_what = kept["study"], kept["row"], kept["method"], bunch
-        runs = [sweeps._Run(*of_what, p, kept.get("minutes")) for p in ways]
+        runs = [sweeps._Run(*of_what, p, minutes=kept.get("minutes")) for p in ways]
         assert kept["identity"] in [run.identity for run in runs]
 
 

@@ -108,7 +108,7 @@ def table(
         if method in CLASSICAL:
             row_parameters = {k: v for k, v in parameters.items() if k == "n_clusters"}
         rows[method] = method, row_parameters, ()
-    yield from _sweep("table", bunch, rows, seeds, Path(out), minutes)
+    yield from _sweep("table", bunch, rows, seeds, Path(out), minutes=minutes)
 
 
 def ablation(
@@ -154,7 +154,7 @@ def ablation(
     yield from _sweep(study, bunch, rows, seeds, Path(out))
 
 
-def _sweep(study, bunch, rows, seeds, out, minutes=None):
+def _sweep(study, bunch, rows, seeds, out, *, minutes=None):
     """Do the runs that are not on record, seed by seed, so that each row has a result early."""
     for method, parameters, _ in rows.values():
         if method in METHODS:
@@ -164,7 +164,8 @@ def _sweep(study, bunch, rows, seeds, out, minutes=None):
     for seed in range(seeds):
         for row, (method, parameters, varied) in rows.items():
             budget = minutes if method in METHODS else None
-            run = _Run(study, row, method, bunch, parameters | {"random_state": seed}, budget)
+            seeded = parameters | {"random_state": seed}
+            run = _Run(study, row, method, bunch, seeded, minutes=budget)
             if run.identity in finished:
                 continue
             folder = run.folder(out)
@@ -196,7 +197,7 @@ def _records_by_identity(path):
 class _Run:
     """One row of a study with one seed, identified by a hash of all that decides its result."""
 
-    def __init__(self, study, row, method, bunch, parameters, minutes=None):
+    def __init__(self, study, row, method, bunch, parameters, *, minutes=None):
         self.study, self.row, self.method, self.bunch = study, row, method, bunch
         self.budget = {} if minutes is None else {"minutes": minutes}
         if bunch.target is not None:
