@@ -274,6 +274,20 @@ def fit_readout(estimator, objective: Objective, store: data.SampleStore) -> Non
         estimator.readout_scores_, estimator.agreement_ = scores, agreement
 
 
+def labels_by(estimator, X, readout: str) -> np.ndarray | None:
+    """Labels of the samples of `fit` by another read-out; None by a head that there is not."""
+    objective = estimator._fitted_model().objective
+    if readout == "head" and not (has_assign(objective) and estimator._head_is_trained()):
+        return None
+    other = estimator._plain_copy()
+    for name in ("_classifier", "cluster_centers_", "readout_scores_", "agreement_"):
+        vars(other).pop(name, None)
+    other.readout = readout
+    store, _ = read_samples(other, X, known=other._format)
+    other._set_fitted_attributes(objective, store)
+    return other.labels_
+
+
 def new_objective(estimator) -> Objective:
     """Build an objective like the fitted one, with new weights."""
     same = type(estimator)(**estimator._fitted_with)

@@ -296,6 +296,24 @@ def test_each_row_of_a_table_gets_the_epochs_that_fit_into_the_time(bunch, tmp_p
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("used", runs.READOUTS)
+def test_scores_by_other_readouts_are_those_of_fits_with_them(bunch, used):
+    """The same seed trains the same network, whatever reads clusters off its features."""
+    asked = {"max_epochs": 2, "batch_size": 40, "image_size": 8, "random_state": 3}
+    record = runs.run("dec", bunch, asked | {"readout": used})
+    assert record[used] is None
+    for readout in {"head", "auto"} - {used}:
+        other = runs.run("dec", bunch, asked | {"readout": readout})
+        assert record[readout] == {name: other[name] for name in ("acc", "nmi", "ari")}
+    assert (record["kmeans"] is None) == (used == "kmeans")
+
+
+def test_no_score_by_a_head_that_there_is_not(bunch):
+    record = runs.run("autoencoder", bunch, QUICK | {"readout": "auto"})
+    assert record["head"] is None
+    assert record["kmeans"]["acc"] > 0.3
+
+
 def test_a_run_is_finished_after_its_last_phase(bunch, tmp_path):
     asked = {"batch_size": 40, "max_epochs": 1, "image_size": 8, "readout": "head"}
     for call in range(1, 3):

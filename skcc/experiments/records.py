@@ -46,6 +46,12 @@ STANDS_FOR = {
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",
     "dec": "a convolutional autoencoder, and a target that is renewed once per epoch",
 }
+# What the same features give by another read-out, in the order of the rows.
+OTHER_READOUTS = {
+    "kmeans": "k-means of features",
+    "head": "own head",
+    "auto": "nearest neighbours of features",
+}
 STUDIES = ("table", "augmentation", "heads", "backbones", "peers")
 FORMATS = ("text", "markdown", "csv")
 # A record is of what was measured, so how long and how precisely was computed belongs to it.
@@ -180,9 +186,10 @@ def summarise(records: Iterable[dict]) -> list[dict]:
             "device": _device(runs[-1]),
         }
         summaries.append(group | {"readout": "", **_mean_and_deviation(runs)})
-        if all(run.get("kmeans") for run in runs):
-            readout = {"readout": "k-means of features", "clusters": ""}
-            summaries.append(group | readout | _mean_and_deviation([run["kmeans"] for run in runs]))
+        for readout, name in OTHER_READOUTS.items():
+            if all(run.get(readout) for run in runs):
+                scores = _mean_and_deviation([run[readout] for run in runs])
+                summaries.append(group | {"readout": name, "clusters": ""} | scores)
     return summaries
 
 

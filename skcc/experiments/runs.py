@@ -18,11 +18,14 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch
 
 import skcc
+from skcc import fitting
 from skcc.exceptions import TrainingInterruptedWarning
 from skcc.experiments.classical import CLASSICAL, cluster, pixels
 from skcc.experiments.recipes import make_estimator
 from skcc.metrics import clustering_scores
 from skcc.training.settings import steps_per_epoch
+
+READOUTS = ("kmeans", "head", "auto")  # that every record of an estimator has scores of
 
 
 def run(method: str, bunch: Bunch, parameters: dict) -> dict:
@@ -44,9 +47,10 @@ def run(method: str, bunch: Bunch, parameters: dict) -> dict:
     -------
     record : dict
         Plain values: method, data set, parameters, number of images; ``acc``, ``nmi`` and ``ari``
-        of the labels and, under ``kmeans``, of k-means of the features; number of clusters that
-        are not empty, epochs of all phases that were trained and were planned, seconds of `fit`,
-        images that passed through a network in training, device, commit, versions.
+        of the labels and, under the names of other read-outs, of what they make of the same
+        features; number of clusters that are not empty, epochs of all phases that were trained and
+        that were planned, seconds of `fit`, images that passed through a network in training,
+        device, commit, versions.
 
     Raises
     ------
@@ -95,15 +99,10 @@ def _fit_deep(method, bunch, parameters):
     with no_partial_result():
         estimator.fit(bunch.images, unlabeled=bunch.unlabeled)
     seconds = time.perf_counter() - started
-    n, k = len(estimator.labels_), estimator.n_clusters
-    kmeans = None
-    if bunch.target is not None and "cluster_centers_" not in vars(estimator):
-        features = normalize(estimator.transform(bunch.images))
-        labels = KMeans(k, n_init=10, random_state=0).fit_predict(features)
-        kmeans = clustering_scores(bunch.target, labels)
+    n = len(estimator.labels_)
     return estimator.labels_, {
         "settings": estimator.settings_,
-        "kmeans": kmeans,
+        **_scores_by_other_readouts(estimator, bunch),
         "score": estimator.score(bunch.images),
         "epochs": estimator.n_iter_,
         "planned_epochs": estimator._planned_epochs(),
@@ -112,6 +111,24 @@ def _fit_deep(method, bunch, parameters):
         "images_per_second": round(n * estimator.n_iter_ / seconds, 1),
         "device": estimator.settings_["device"],
     }
+
+
+def _scores_by_other_readouts(estimator, bunch):
+    """Scores of the same features by each read-out but that of the estimator; None without one."""
+    scores = dict.fromkeys(READOUTS)
+    if bunch.target is None:
+        return scores
+    used = "kmeans" if "cluster_centers_" in vars(estimator) else estimator.readout
+    for readout in {*READOUTS} - {used}:
+        if readout == "kmeans":
+            features = normalize(estimator.transform(bunch.images))
+            model = KMeans(estimator.n_clusters, n_init=10, random_state=0)
+            labels = model.fit_predict(features)
+        else:
+            labels = fitting.labels_by(estimator, bunch.images, readout)
+        if labels is not None:
+            scores[readout] = clustering_scores(bunch.target, labels)
+    return scores
 
 
 @contextlib.contextmanager
