@@ -475,10 +475,10 @@ class BasePairwiseClusterer(BaseDeepClusterer):
 
     Parameters
     ----------
-    n_heads : int, default=5
-        Cluster heads that are trained side by side on the one backbone; the one of least loss
-        is used. A head that starts badly may merge two clusters and split a third for good;
-        several rarely all do.
+    n_heads : int, default=10
+        Cluster heads that are trained side by side on the one backbone, and as many auxiliary
+        ones; the one of least loss is used. Most heads merge two clusters and split a third; of
+        ten, one or two rarely do.
 
     n_subclusters : int, "auto" or None, default="auto"
         Clusters of the auxiliary heads, which train the network; "auto" is five times `n_clusters`.
@@ -490,7 +490,7 @@ class BasePairwiseClusterer(BaseDeepClusterer):
         none in the paper.
     """
 
-    n_heads: int = 5
+    n_heads: int = 10
     n_subclusters: int | str | None = "auto"
     warm_up: float = 0.5
 
@@ -531,9 +531,10 @@ class DAC(BasePairwiseClusterer):
         Cosine below which a pair is dissimilar, at the beginning. Where it is `upper`, all pairs
         are used, as in the authors' code.
 
-    final : float, default=0.5
+    final : float, default=0.9
         Cosine to which both thresholds move, linearly with the epochs. The paper moves from .95 and
-        .455 to .5, the code from .9 (MNIST) or .99 to .5, or to .75 for CIFAR-10.
+        .455 to .5, the code from .9 (MNIST) or .99 to .5, or to .75 for CIFAR-10. In few steps a
+        low one makes merged clusters stay merged.
 
     Attributes
     ----------
@@ -579,7 +580,7 @@ class DAC(BasePairwiseClusterer):
     pair_loss: str = "cross-entropy"
     upper: float = 0.95
     lower: float = 0.455
-    final: float = 0.5
+    final: float = 0.9
 
     def _check_parameters(self):
         super()._check_parameters()
