@@ -255,6 +255,10 @@ class BaseDeepClusterer(
         self._n_features_out = objective.n_embedding
         objective.release()
         self.weights_ = {k: v.cpu().numpy() for k, v in objective.state_dict().items()}
+        return self._set_readout(objective, store)
+
+    def _set_readout(self, objective, store):
+        """Set what reads clusters off the features; return their sizes, unsorted."""
         self._order = np.arange(self.n_clusters)
         fitting.fit_readout(self, objective, store)
         self._cache = _ModelCache(fitting.build_model(self, objective))

@@ -284,7 +284,7 @@ def labels_by(estimator, X, readout: str) -> np.ndarray | None:
         vars(other).pop(name, None)
     other.readout = readout
     store, _ = read_samples(other, X, known=other._format)
-    other._set_fitted_attributes(objective, store)
+    other._set_readout(objective, store)
     return other.labels_
 
 
