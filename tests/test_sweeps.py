@@ -265,7 +265,7 @@ def test_a_plan_is_settled_by_the_first_call(bunch, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "_seconds_per_epoch", lambda run: 10.0)
     first = train_for(0.5, bunch, tmp_path)
     monkeypatch.setattr(sweeps, "_seconds_per_epoch", lambda run: 1e-3)
-    assert first["planned_epochs"] == 2  # .85 of 30 s
+    assert first["planned_epochs"] == 2  # .9 of 30 s
     second = train_for(0.5, bunch, tmp_path)
     assert second["planned_epochs"] == 2
 
@@ -281,7 +281,7 @@ def test_each_row_of_a_table_gets_the_epochs_that_fit_into_the_time(bunch, tmp_p
                                  minutes=minutes))  # fmt: skip
 
     first = made(0.5)
-    # In .85 of 30 s; two phases of two epochs.
+    # In .9 of 30 s; two phases of two epochs.
     assert [r.get("planned_epochs") for r in first] == [5, 4, None]
     assert [r.get("epochs") for r in first] == [5, 4, None]
     assert [r.get("minutes") for r in first] == [0.5, 0.5, None]

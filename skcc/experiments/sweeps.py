@@ -39,7 +39,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
     },
     "backbones": {name: {"backbone": name} for name in ("resnet18", "resnet34", "resnet50")},
 }
-_TRAINING_SHARE = 0.85  # of the time budget; the rest is for reading, read-out and evaluation
+_TRAINING_SHARE = 0.9  # of the time budget; the rest is for reading, read-out and evaluation
 _PILOT_STEPS = 8
 _PILOT_EPOCHS = 4
 
