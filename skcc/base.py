@@ -71,10 +71,6 @@ class BaseDeepClusterer(
         """Whether a network is trained on samples of this shape; else they are the features."""
         return True
 
-    def _own_settings(self) -> dict[str, object]:
-        """Values for parameters of the method that are "auto"; the other settings are known."""
-        return {}
-
     def _check_unlabeled(self) -> None:
         """Raise ValueError if training cannot use unlabeled samples."""
         raise ValueError(
@@ -168,7 +164,6 @@ class BaseDeepClusterer(
             )
         self._fitted_with = self.get_params(deep=False)
         self.settings_ = settings.resolve_settings(self, store, device)
-        self.settings_ |= self._own_settings()
         self.image_shape_ = self._format.shape if self._format.is_image else None
         announce(type(self).__name__, self.settings_, self._rank_verbose())
         fitting.check_untrained(self, unlabeled)

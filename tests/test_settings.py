@@ -92,7 +92,6 @@ def test_settings_report_what_was_chosen():
         "image_size": (18, 24) if model.settings_["device"] == "cpu" else (36, 48),
         "device": model.settings_["device"],
         "precision": "float32" if model.settings_["device"] == "cpu" else "bfloat16",
-        "instance_temperature": 0.2,
         "readout": max(model.readout_scores_, key=model.readout_scores_.get),
     }
 
@@ -143,17 +142,3 @@ def test_no_batch_has_a_single_sample_where_it_can_be_helped(n, size, steps):
 
 def test_runtime_parameters_are_parameters():
     assert ContrastiveClustering().get_params().keys() >= RUNTIME_PARAMETERS
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    ("channels", "given", "expected"),
-    [(1, {}, 0.5), (3, {}, 0.2), (3, {"augment": "gray"}, 0.5),
-     (3, {"augment": "natural-wide"}, 0.2), (3, {"instance_temperature": 0.4}, 0.4)],
-)  # fmt: skip
-def test_instances_of_colour_are_contrasted_more_sharply(channels, given, expected):
-    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)
-    model = ContrastiveClustering(2, max_epochs=1, random_state=0, readout="head", **given)
-    model.fit(images)
-    assert model.settings_["instance_temperature"] == expected
-    assert model._objective().instance_temperature == expected

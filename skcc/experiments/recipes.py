@@ -30,7 +30,6 @@ def _contrastive(n_clusters, augment):
         "backbone": "resnet34-image",
         "augment": augment,
         "image_size": 224,
-        "instance_temperature": 0.5,
         "n_heads": 1,
         "readout": "head",
         "max_epochs": 1000,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skcc.augment import AUGMENTATIONS
 from skcc.base import BaseDeepClusterer
 from skcc.distributed import gather
 from skcc.losses import cluster_contrast, negative_entropy, nt_xent
@@ -27,7 +26,6 @@ from skcc.objective import (
 from skcc.readouts.pairs import agreed_neighbors
 from skcc.validation import check_choice, check_integer, check_real
 
-_TEMPERATURE, _TEMPERATURE_OF_COLOUR = 0.5, 0.2  # between instances, for an "auto"
 _N_NEIGHBORS = 5  # by pixels, that views may be paired with
 _MAX_PIXELS = 1024  # values of an image by which neighbours are found
 
@@ -236,16 +234,12 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
         check_choice("augmented_views", self.augmented_views, [0, 1, 2])
         check_integer("projection_dim", self.projection_dim, 1)
         check_integer("n_heads", self.n_heads, 1)
-        check_real("cluster_temperature", self.cluster_temperature, 0, closed=False)
-        self._check_instance_temperature()
+        for name in ("instance_temperature", "cluster_temperature"):
+            check_real(name, getattr(self, name), 0, closed=False)
         for name in ("instance_weight", "cluster_weight", "entropy_weight"):
             check_real(name, getattr(self, name), 0)
         if self.instance_weight == 0 and self.cluster_weight == 0:
             raise ValueError("instance_weight and cluster_weight are both 0; nothing to train")
-
-    def _check_instance_temperature(self, also=()):
-        name = "instance_temperature"
-        check_real(name, getattr(self, name), 0, closed=False, also=also)
 
     def _check_unlabeled(self):
         if self.instance_weight == 0:
@@ -270,11 +264,6 @@ class ContrastiveClustering(BaseContrastiveClusterer):
 
     Parameters
     ----------
-    instance_temperature : float or "auto", default="auto"
-        Temperature of the contrast between instances. Smaller is sharper. "auto" is 0.2 with an
-        augmentation for colour images ("natural" and its variants), whose features become better
-        sooner, and else 0.5, which the paper has for all.
-
     neighbor_share : float, default=0.0
         Share of the epochs, the last ones, in which half of the second views show one of the five
         nearest neighbours by pixels in place of the image itself. A neighbour counts only if it is
@@ -314,7 +303,6 @@ class ContrastiveClustering(BaseContrastiveClusterer):
     (60,)
     """
 
-    instance_temperature: float | str = "auto"
     neighbor_share: float = 0.0
 
     _objective_class = ContrastiveObjective  # a subclass may name one with further terms
@@ -323,22 +311,8 @@ class ContrastiveClustering(BaseContrastiveClusterer):
         super()._check_parameters()
         check_real("neighbor_share", self.neighbor_share, 0, 1)
 
-    def _check_instance_temperature(self, also=()):
-        super()._check_instance_temperature(also=[*also, "auto"])
-
-    def _own_settings(self):
-        return {"instance_temperature": self._instance_temperature()}
-
-    def _instance_temperature(self):
-        if self.instance_temperature != "auto":
-            return self.instance_temperature
-        views = self.settings_["augment"]
-        is_of_colour = views in AUGMENTATIONS and views.startswith("natural")
-        return _TEMPERATURE_OF_COLOUR if is_of_colour else _TEMPERATURE
-
     def _phases(self, setup):
-        objective = self._objective_class
-        parameters = {"instance_temperature": self._instance_temperature()}
+        objective, parameters = self._objective_class, {}
         if self.neighbor_share and self.cluster_weight and len(setup.view_shape) == 3:
             first = round((1 - self.neighbor_share) * self.settings_["max_epochs"])
             parameters["pairing_epoch"] = first
