@@ -707,7 +707,7 @@ AUGMENTATIONS = {
     "natural": _natural(),
     "natural-strong": _natural(1.0),
     "natural-strong-blur": _natural(1.0, blur=0.5),
-    # With crops of at least a fifth of the image, for long training of larger networks.
+    # With crops of at least a fifth of the image, of which the class can be told sooner.
     "natural-wide": replace(_natural(), scale=(0.2, 1.0)),
     # As in MoCo: weaker crops; colour jitter is always applied, with a larger range of hues.
     "natural-moco": ImageAugmentation(

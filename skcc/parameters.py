@@ -55,10 +55,10 @@ class SharedParameters(BaseEstimator):
     augment : str or callable, default="auto"
         How views are drawn: a name in `skcc.augment.AUGMENTATIONS`, an instance of
         `skcc.augment.ImageAugmentation`, or a function from a float batch of images in [0, 1],
-        (n, channels, height, width), to a batch of views. "auto" is "natural" for colour images,
-        as in the paper of Contrastive Clustering, "gray", without flips, for others, and "vector"
-        for vectors. There are also "natural-strong", "natural-strong-blur", "natural-moco" and
-        "none".
+        (n, channels, height, width), to a batch of views. "auto" is "natural-wide" for colour
+        images, with larger crops than "natural", which is that of Contrastive Clustering; "gray",
+        without flips, for others; and "vector" for vectors. There are also "natural-strong",
+        "natural-strong-blur", "natural-moco" and "none".
 
     image_size : int, default=None
         Short side of the views, in pixels. None is that of the images, but on CPUs at most 16, or

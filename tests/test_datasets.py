@@ -103,7 +103,7 @@ def test_real_cifar_strips_cluster_as_images(real_images):
     from skcc import ContrastiveClustering
 
     model = ContrastiveClustering(2, max_epochs=20, random_state=0).fit(np.concatenate(images))
-    assert model.settings_["augment"] == "natural"
+    assert model.settings_["augment"] == "natural-wide"
     assert model.image_shape_ == (32, 32, 3)
 
 

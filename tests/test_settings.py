@@ -32,8 +32,8 @@ def store(*shape):
 
 
 def test_augmentation_goes_by_channels_and_colour():
-    assert augmentation_name(store(5, 8, 8, 3)) == "natural"
-    assert augmentation_name(store(5, 8, 8, 4)) == "natural"
+    assert augmentation_name(store(5, 8, 8, 3)) == "natural-wide"
+    assert augmentation_name(store(5, 8, 8, 4)) == "natural-wide"
     for channels in (1, 2, 7):
         assert augmentation_name(store(5, 8, 8, channels)) == "gray"
     gray_as_rgb = Store(store(5, 8, 8, 1).samples.expand(5, 8, 8, 3))
@@ -82,7 +82,7 @@ def test_settings_report_what_was_chosen():
     model = ContrastiveClustering(2, max_epochs=2, random_state=0).fit(X)
     assert model.settings_ == {
         "backbone": "conv4" if model.settings_["device"] == "cpu" else "resnet18",
-        "augment": "natural",
+        "augment": "natural-wide",
         "max_epochs": 2,
         "batch_size": 40,
         "optimizer": "muon" if model.settings_["device"] == "cpu" else "adamw",

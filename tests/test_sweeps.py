@@ -347,7 +347,7 @@ def test_cifar10_end_to_end_on_2000_images(real_images, tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["dataset"] == "cifar10"
     assert record["n"] == 2000
-    assert record["settings"]["augment"] == "natural"
+    assert record["settings"]["augment"] == "natural-wide"
     assert record["acc"] > 0.13  # ten classes
     assert main(["table", str(tmp_path / "results")]) == 0
     shown = capsys.readouterr().out

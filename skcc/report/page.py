@@ -111,7 +111,8 @@ def are_few_photos(settings: Mapping[str, object], n: int) -> bool:
         False with an embedder, and for gray images.
     """
     has_embedder = any(name.startswith("embedder__") for name in settings)
-    return settings.get("augment") == "natural" and not has_embedder and n < FEW_PHOTOS
+    has_colour = str(settings.get("augment")).startswith("natural")
+    return has_colour and not has_embedder and n < FEW_PHOTOS
 
 
 def write_page(

@@ -247,7 +247,7 @@ def augmentation_name(store: SampleStore) -> str:
     if store.shape[-1] not in (3, 4):
         return "gray"
     colours = store.samples[:256, :, :, :3]
-    return "gray" if bool((colours == colours[..., :1]).all()) else "natural"
+    return "gray" if bool((colours == colours[..., :1]).all()) else "natural-wide"
 
 
 def batch_size(n: int, n_clusters: int) -> int:
