@@ -224,12 +224,13 @@ class _Run:
         """Train for some minutes, and return the record; `folder` keeps what a next call needs."""
         started = time.monotonic()
         plan = _load_or_make_plan(self, minutes, folder)
-        remaining = 60 * minutes - (time.monotonic() - started)
+        planning = time.monotonic() - started
+        remaining = max(60 * minutes - planning, 1e-3)
         self.parameters |= {"max_epochs": plan["max_epochs"]}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "max_seconds=", ConvergenceWarning)  # was asked for
-            record = self.execute({"checkpoint_dir": folder, "max_seconds": max(remaining, 1e-3)})
-        plan["calls"].append(round(time.monotonic() - started, 2))
+            record = self.execute({"checkpoint_dir": folder, "max_seconds": remaining})
+        plan["calls"].append(round(planning + record["seconds"], 2))
         _save_plan(plan, folder)
         record |= {"varied": (), "calls": plan["calls"]}
         record["seconds"] = round(sum(plan["calls"]), 2)
@@ -281,7 +282,7 @@ def train_for_minutes(
     -------
     record : dict
         Like a row of the table. The run is finished when ``epochs`` equals ``planned_epochs``;
-        ``calls`` lists the seconds of each call.
+        ``calls`` lists the seconds of each call, without the evaluation.
 
     Raises
     ------
