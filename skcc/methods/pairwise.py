@@ -476,9 +476,9 @@ class BasePairwiseClusterer(BaseDeepClusterer):
     Parameters
     ----------
     n_heads : int, default=10
-        Cluster heads that are trained side by side on the one backbone, and as many auxiliary
-        ones; the one of least loss is used. Most heads merge two clusters and split a third; of
-        ten, one or two rarely do.
+        Cluster heads that are trained side by side on the one backbone; the one of least loss
+        is used. A head that starts badly may merge two clusters and split a third for good;
+        several rarely all do.
 
     n_subclusters : int, "auto" or None, default="auto"
         Clusters of the auxiliary heads, which train the network; "auto" is five times `n_clusters`.
@@ -735,7 +735,7 @@ class DCCM(BasePairwiseClusterer):
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DCCM
     >>> images = load_digits().images[:60] / 16
-    >>> model = DCCM(n_clusters=3, max_epochs=10, random_state=0)
+    >>> model = DCCM(n_clusters=3, max_epochs=20, random_state=0)
     >>> model.fit_predict(images).shape
     (60,)
     """
