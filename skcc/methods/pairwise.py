@@ -475,7 +475,7 @@ class BasePairwiseClusterer(BaseDeepClusterer):
 
     Parameters
     ----------
-    n_heads : int, default=10
+    n_heads : int, default=5
         Cluster heads that are trained side by side on the one backbone; the one of least loss
         is used. A head that starts badly may merge two clusters and split a third for good;
         several rarely all do.
@@ -490,7 +490,7 @@ class BasePairwiseClusterer(BaseDeepClusterer):
         none in the paper.
     """
 
-    n_heads: int = 10
+    n_heads: int = 5
     n_subclusters: int | str | None = "auto"
     warm_up: float = 0.5
 
@@ -520,6 +520,11 @@ class DAC(BasePairwiseClusterer):
 
     Parameters
     ----------
+    n_heads : int, default=10
+        Cluster heads that are trained side by side on the one backbone; the one of least loss
+        is used. A head that starts badly may merge two clusters and split a third for good;
+        several rarely all do.
+
     pair_loss : {"cross-entropy", "squared"}, default="cross-entropy"
         Loss of a pair. The authors' code has the squared error for MNIST, and the cross-entropy
         of the paper for photos.
@@ -577,6 +582,7 @@ class DAC(BasePairwiseClusterer):
     (60,)
     """
 
+    n_heads: int = 10
     pair_loss: str = "cross-entropy"
     upper: float = 0.95
     lower: float = 0.455
@@ -679,6 +685,11 @@ class DCCM(BasePairwiseClusterer):
 
     Parameters
     ----------
+    n_heads : int, default=10
+        Cluster heads that are trained side by side on the one backbone; the one of least loss
+        is used. A head that starts badly may merge two clusters and split a third for good;
+        several rarely all do.
+
     threshold : float, default=0.95
         Cosine between assignments above which a pair is similar.
 
@@ -740,6 +751,7 @@ class DCCM(BasePairwiseClusterer):
     (60,)
     """
 
+    n_heads: int = 10
     threshold: float = 0.95
     confidence: float = 0.9
     label_weight: float = 5.0
