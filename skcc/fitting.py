@@ -32,6 +32,7 @@ from skcc.training.checkpoint import fingerprint
 FILES_CHECKED_EARLY = 1000  # more would take long on a remote file system
 COLLAPSED = 0.9  # a cluster with this share of the samples is warned about
 DISAGREEMENT = 0.6  # a mean agreement of partitions below this is warned about
+_OF_READOUT = ("_classifier", "_variance", "cluster_centers_", "readout_scores_", "agreement_")
 _USED_WITHOUT_TRAINING = settings.RUNTIME_PARAMETERS | {
     "augment", "backbone", "image_shape", "max_epochs", "n_clusters", "random_state", "readout",
 }  # fmt: skip
@@ -243,7 +244,8 @@ def build_model(estimator, objective: Objective) -> FittedModel:
 
 def fit_readout(estimator, objective: Objective, store: data.SampleStore) -> None:
     """Learn how clusters are read off a trained objective, and set what is known of it."""
-    vars(estimator).pop("_classifier", None)  # of an earlier fit
+    for name in _OF_READOUT:  # of an earlier fit, or another read-out
+        vars(estimator).pop(name, None)
     readout, model = estimator.readout, build_model(estimator, objective)
     has_head = has_assign(objective) and estimator._head_is_trained()
     if readout == "head" and has_head:
@@ -280,8 +282,6 @@ def labels_by(estimator, X, readout: str) -> np.ndarray | None:
     if readout == "head" and not (has_assign(objective) and estimator._head_is_trained()):
         return None
     other = estimator._plain_copy()
-    for name in ("_classifier", "cluster_centers_", "readout_scores_", "agreement_"):
-        vars(other).pop(name, None)
     other.readout = readout
     store, _ = read_samples(other, X, known=other._format)
     other._set_readout(objective, store)

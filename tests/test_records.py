@@ -138,14 +138,24 @@ def test_settings_are_without_what_decides_where_and_how_fast():
 
 def test_other_settings_and_readouts_are_rows_of_their_own():
     long = {"parameters": {"n_clusters": 10, "random_state": 0, "max_epochs": 9}}
-    both = {"kmeans": {"acc": 0.8, "nmi": 0.7, "ari": 0.6}}
+    both = {name: {"acc": acc, "nmi": 0.7, "ari": 0.6}
+            for name, acc in (("auto", 0.9), ("kmeans", 0.8))}  # fmt: skip
     groups = records.summarise(
         [record("contrastive", 0, 0.5), record("contrastive", 0, 0.6, **long, **both)]
     )
     told = [(g["settings"], g["readout"], g["acc"][0]) for g in groups]
     assert told == [("", "", 0.5), ("max_epochs=9", "", 0.6),
-                    ("max_epochs=9", "k-means of features", 0.8)]  # fmt: skip
+                    ("max_epochs=9", "k-means of features", 0.8),
+                    ("max_epochs=9", "nearest neighbours of features", 0.9)]  # fmt: skip
     assert len(records.summarise([record("twin", 0, 0.5), record("twin", 0, 0.5, n=100)])) == 2
+
+
+def test_seconds_of_a_run_that_was_continued_count_only_if_there_are_no_others():
+    whole, cut = record("twin", 0, 0.5), record("twin", 1, 0.5, seconds=2.0, continued=True)
+    (group,) = records.summarise([whole, cut])
+    assert group["seconds"] == 60.0
+    (group,) = records.summarise([cut])
+    assert group["seconds"] == 2.0
 
 
 def test_lines_of_other_commands_are_rows_of_the_table_or_passed_over():

@@ -31,7 +31,8 @@ def points(path):
         if record["study"] == "table" and (settings == NOTHING or settings in READOUTS):
             runs.setdefault((record["row"], settings == NOTHING), []).append(record)
     for (row, is_default), group in runs.items():
-        seconds, accuracy = (np.mean([r[name] for r in group]) for name in ("seconds", "acc"))
+        seconds = np.mean(records.whole_seconds(group))
+        accuracy = np.mean([record["acc"] for record in group])
         colour = GRAY if row in CLASSICAL else ORANGE if is_default else BLUE
         yield row, seconds, accuracy, colour
 

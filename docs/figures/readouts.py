@@ -11,7 +11,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skcc.experiments import records, runs
+from skcc.experiments import records
 
 HERE = Path(__file__).parent
 SETS = ("digits", "mnist-mini")
@@ -25,7 +25,7 @@ STYLES = {  # in the order of the legend
 def scores_by_readout(record):
     """Accuracy by each read-out that was used on the features of a run."""
     used = record["parameters"].get("readout", "auto")
-    scores = {readout: record.get(readout) for readout in runs.READOUTS} | {used: record}
+    scores = {readout: record.get(readout) for readout in records.OTHER_READOUTS} | {used: record}
     return {readout: values["acc"] for readout, values in scores.items() if values}
 
 

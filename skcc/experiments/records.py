@@ -46,7 +46,7 @@ STANDS_FOR = {
     "dcgan": "the discriminator is our backbone, by the guidelines of DCGAN",
     "dec": "a convolutional autoencoder, and a target that is renewed once per epoch",
 }
-# What the same features give by another read-out, in the order of the rows.
+# What the same features give by another read-out than that of the run, in the order of the rows.
 OTHER_READOUTS = {
     "kmeans": "k-means of features",
     "head": "own head",
@@ -181,7 +181,7 @@ def summarise(records: Iterable[dict]) -> list[dict]:
         group = dict(zip(("study", "dataset", "row", "settings", "n"), key, strict=True)) | {
             "seeds": len(runs),
             "clusters": min(run["clusters"] for run in runs),
-            "seconds": statistics.median(run["seconds"] for run in runs),
+            "seconds": statistics.median(whole_seconds(runs)),
             "forwards": runs[-1]["image_forwards"],
             "device": _device(runs[-1]),
         }
@@ -191,6 +191,23 @@ def summarise(records: Iterable[dict]) -> list[dict]:
                 scores = _mean_and_deviation([run[readout] for run in runs])
                 summaries.append(group | {"readout": name, "clusters": ""} | scores)
     return summaries
+
+
+def whole_seconds(runs: list[dict]) -> list[float]:
+    """Return the seconds of runs, without those that were interrupted if there are others.
+
+    Parameters
+    ----------
+    runs : list of dict
+        Records.
+
+    Returns
+    -------
+    seconds : list of float
+        Of an interrupted run a record has those since it was continued.
+    """
+    whole = [run for run in runs if not run.get("continued")]
+    return [run["seconds"] for run in whole or runs]
 
 
 def _device(record):

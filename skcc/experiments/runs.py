@@ -13,8 +13,6 @@ import numpy as np
 import PIL
 import sklearn
 import torch
-from sklearn.cluster import KMeans
-from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch
 
 import skcc
@@ -22,10 +20,9 @@ from skcc import fitting
 from skcc.exceptions import TrainingInterruptedWarning
 from skcc.experiments.classical import CLASSICAL, cluster, pixels
 from skcc.experiments.recipes import make_estimator
+from skcc.experiments.records import OTHER_READOUTS
 from skcc.metrics import clustering_scores
 from skcc.training.settings import steps_per_epoch
-
-READOUTS = ("kmeans", "head", "auto")  # that every record of an estimator has scores of
 
 
 def run(method: str, bunch: Bunch, parameters: dict) -> dict:
@@ -115,17 +112,12 @@ def _fit_deep(method, bunch, parameters):
 
 def _scores_by_other_readouts(estimator, bunch):
     """Scores of the same features by each read-out but that of the estimator; None without one."""
-    scores = dict.fromkeys(READOUTS)
+    scores = dict.fromkeys(OTHER_READOUTS)
     if bunch.target is None:
         return scores
     used = "kmeans" if "cluster_centers_" in vars(estimator) else estimator.readout
-    for readout in {*READOUTS} - {used}:
-        if readout == "kmeans":
-            features = normalize(estimator.transform(bunch.images))
-            model = KMeans(estimator.n_clusters, n_init=10, random_state=0)
-            labels = model.fit_predict(features)
-        else:
-            labels = fitting.labels_by(estimator, bunch.images, readout)
+    for readout in {*OTHER_READOUTS} - {used}:
+        labels = fitting.labels_by(estimator, bunch.images, readout)
         if labels is not None:
             scores[readout] = clustering_scores(bunch.target, labels)
     return scores
