@@ -12,7 +12,8 @@ from PIL import Image
 from skcc import __version__
 from skcc.augment import AUGMENTATIONS
 from skcc.cli import main
-from skcc.experiments.recipes import METHODS, RECIPES, make_estimator, recipe
+from skcc.experiments.methods import METHODS
+from skcc.experiments.recipes import RECIPES, make_estimator, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

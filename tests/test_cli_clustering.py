@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from skcc import ContrastiveClustering, TwinContrastClustering, __version__
-from skcc.cli import fit, main, predict, report
+from skcc.cli import main, parsers
 from skcc.cli.main import _build_parser
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -280,10 +280,11 @@ def documented_commands():
     home = Path(__file__).parents[1]
     lines = (home / "docs" / "command-line.md").read_text().splitlines()
     lines += (home / "README.md").read_text().splitlines()
-    lines += [line for command in (fit, predict, report)
-              for line in command.EXAMPLES.splitlines()]  # fmt: skip
+    for examples in (parsers.FIT_EXAMPLES, parsers.PREDICT_EXAMPLES, parsers.REPORT_EXAMPLES,
+                     parsers.SUGGEST_EXAMPLES):  # fmt: skip
+        lines += examples.splitlines()
     found = [re.split(r"  +(?![^ ]*=)|\||#", line.strip())[0] for line in lines]
-    return sorted({line for line in found if re.match("skcc (fit|predict|report) ", line)})
+    return sorted({line for line in found if re.match("skcc (fit|predict|report|suggest) ", line)})
 
 
 def test_documented_commands_are_commands():

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.pipeline import make_pipeline
 
 from skcc import ContrastiveClustering, ImageEmbedder, pipelines
-from skcc.cli import fit, main
+from skcc.cli import main, parsers
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -155,5 +155,5 @@ def test_errors_are_one_line_and_status_1(folder, tmp_path, capsys, options, mes
 
 
 def test_the_help_shows_it():
-    assert "--embedder torchvision/resnet50" in fit.EXAMPLES
-    assert np.all([part in fit.EXAMPLES for part in ("embeddings/", "with --embedder")])
+    assert "--embedder torchvision/resnet50" in parsers.FIT_EXAMPLES
+    assert np.all([part in parsers.FIT_EXAMPLES for part in ("embeddings/", "with --embedder")])

@@ -17,17 +17,11 @@ from sklearn.pipeline import make_pipeline
 
 from skcc import distributed, pipelines
 from skcc.cli.inputs import find_images, load
-from skcc.cli.options import (
-    add_classes_option,
-    add_command,
-    add_output_options,
-    add_reading_options,
-    add_settings_option,
-    add_weights_file_option,
-    reading_parameters,
-)
+from skcc.cli.options import reading_parameters
 from skcc.cli.output import count, plain_warnings, print_message
+from skcc.cli.parsers import OF_EMBEDDER
 from skcc.cli.predict import predict_labels
+from skcc.cli.report import write_page
 from skcc.cli.run_folder import (
     CHECKPOINT,
     EMBEDDINGS,
@@ -40,92 +34,18 @@ from skcc.cli.run_folder import (
     image_names,
     model_file,
     read_record,
-    write_page,
 )
 from skcc.embedding import ImageEmbedder
 from skcc.exceptions import TrainingInterruptedWarning
-from skcc.experiments.recipes import METHODS, make_estimator
+from skcc.experiments.methods import METHODS
+from skcc.experiments.recipes import make_estimator
 from skcc.experiments.runs import versions
 from skcc.report import Clustering, are_few_photos, outputs
 from skcc.training.checkpoint import remove_checkpoints
 from skcc.training.settings import RUNTIME_PARAMETERS
 
-EXAMPLES = """examples:
-  skcc fit photos/ -k 10 -o out/                      then open out/report.html
-  skcc fit photos/ -k 10 -o out/ --embedder torchvision/resnet50   features of a trained network
-  skcc fit photos/ -k 10 -o out/ --resume             go on after Ctrl-C
-  skcc fit photos/ -k 10 -o out/ --sort symlink       also a folder of links per cluster
-  skcc fit photos/ -k 10 -o out/ --classes-from-folders    compare with the sub-folders
-  skcc fit new/ -k 12 -o out2/ --weights out/model.safetensors   start from learned features
-  skcc fit photos/ -k 10 -o out/ --set image_size=32 entropy_weight=2
-  torchrun --nproc-per-node 4 -m skcc fit photos/ -k 10 -o out/   four processes, or GPUs
 
-writes into the folder OUT:
-  model.safetensors  the fitted model, for skcc predict and for Python
-  labels.csv         path, cluster and probability of each image
-  history.csv        terms of the loss, epoch by epoch
-  report.html        a page to look at, in one file
-  run.json           settings, versions and figures of the run
-  embeddings/        with --embedder: what the network made of the images
-"""
-_OF_EMBEDDER = "embedder__"  # begins the names of parameters of the embedder
-
-
-def add_parser(commands, name: str, summary: str) -> None:
-    """Add the command to the command line."""
-    parser = add_command(commands, name, _fit, summary, EXAMPLES)
-    parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
-    parser.add_argument(
-        "-k", "--clusters", "--n-clusters", type=int, metavar="K", help="how many (default: 8)"
-    )
-    parser.add_argument(
-        "-o", "--out", required=True, type=Path, metavar="OUT", help="folder for the results"
-    )
-    parser.add_argument("--method", choices=list(METHODS), help="default: contrastive")
-    parser.add_argument("--backbone", metavar="NAME", help="network (default: by device and size)")
-    parser.add_argument(
-        "--embedder",
-        metavar="NAME",
-        help="cluster what a pre-trained network makes of the images: torchvision/resnet50, "
-        "timm/vit_small_patch14_dinov2.lvd142m, pip/efficientnet-lite0, ...",
-    )
-    add_weights_file_option(parser, "weights of that network, where they cannot be downloaded")
-    _add_run_options(parser)
-    add_settings_option(
-        parser, f"any parameters of the estimator; those of the embedder as {_OF_EMBEDDER}NAME"
-    )
-    add_classes_option(parser)
-    add_reading_options(parser)
-    add_output_options(parser, "print the record of the run as JSON")
-
-
-def _add_run_options(parser):
-    """Add the options about one run: its length and seed, where it starts, what becomes of it."""
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the interrupted run in OUT, if there is one; of a finished run, only "
-        "--sort what it found",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the finished run in OUT, if there is one"
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="MODEL",
-        help="start from the features of a fitted model; clusters are learned anew. Method, "
-        "network and number of clusters are its own unless given",
-    )
-    parser.add_argument(
-        "--sort",
-        choices=["copy", "symlink"],
-        help=f"also bring the images into OUT/{SORTED}/CLUSTER/; never moves or overwrites",
-    )
-
-
-def _fit(options):
+def run(options):
     """Train unless the run is finished, and print the summary or yield the record."""
     is_trained, is_new = False, not os.path.lexists(options.out)
     distributed.init_process_group()
@@ -181,7 +101,7 @@ def _make_estimator(options):
     }
     given = {name: value for name, value in given.items() if value is not None}
     options.parameters = given | dict(options.set)
-    own = {k: v for k, v in options.parameters.items() if not k.startswith(_OF_EMBEDDER)}
+    own = {k: v for k, v in options.parameters.items() if not k.startswith(OF_EMBEDDER)}
     if options.embedder:
         own.pop("cache_dir", None)  # it is for embeddings
     estimator = make_estimator(method or "contrastive", own)
@@ -199,7 +119,7 @@ def _check_embedder_options(options):
     if options.weights_file:
         raise ValueError("--weights-file holds the weights of a network: name it by --embedder")
     for name, _ in options.set:
-        if name.startswith(_OF_EMBEDDER):
+        if name.startswith(OF_EMBEDDER):
             raise ValueError(f"--set {name} is about a network: name it by --embedder")
 
 
@@ -207,8 +127,8 @@ def _make_embedder(options):
     """Make the embedder, which keeps its embeddings in the output folder unless told otherwise."""
     parameters = {"cache_dir": str(options.out / EMBEDDINGS)} | reading_parameters(options)
     parameters |= {"weights": options.weights_file, "verbose": int(not options.quiet)}
-    given = {k.removeprefix(_OF_EMBEDDER): v for k, v in options.set
-             if k.startswith(_OF_EMBEDDER)}  # fmt: skip
+    given = {k.removeprefix(OF_EMBEDDER): v for k, v in options.set
+             if k.startswith(OF_EMBEDDER)}  # fmt: skip
     return ImageEmbedder(options.embedder).set_params(**parameters | given)
 
 
@@ -380,7 +300,7 @@ def _settings_of(embedder):
     """Return the settings of an embedder under names that say so."""
     if embedder is None:
         return {}
-    return {f"{_OF_EMBEDDER}{name}": value for name, value in embedder.settings_.items()}
+    return {f"{OF_EMBEDDER}{name}": value for name, value in embedder.settings_.items()}
 
 
 def _print_summary(record, out):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from skcc import __version__
 from skcc.cli.output import printable
 
-# Commands, the modules that have them, and what ``skcc --help`` says. A module is imported for its
-# own command alone, since that imports torch.
+# Commands, the modules that have their parsers, and what ``skcc --help`` says. A module is imported
+# for its own commands alone, since most import torch.
 _COMMANDS = {
-    "fit": ("fit", "cluster the images of a folder, and make a page of it"),
-    "predict": ("predict", "find the clusters of other images"),
-    "report": ("report", "make the page of a finished run again"),
-    "suggest": ("suggest", "say how many clusters there may be, by several criteria"),
+    "fit": ("parsers", "cluster the images of a folder, and make a page of it"),
+    "predict": ("parsers", "find the clusters of other images"),
+    "report": ("parsers", "make the page of a finished run again"),
+    "suggest": ("parsers", "say how many clusters there may be, by several criteria"),
     "run": ("experiments", "fit a method on a data set and print one JSON line"),
     "reproduce": ("experiments", "make the papers' tables, ablations and figures"),
     "table": ("experiments", "show records of runs as tables, beside the papers' figures"),

@@ -6,45 +6,14 @@ import numpy as np
 
 from skcc import distributed, pipelines
 from skcc.cli.inputs import find_images, load, set_parameters
-from skcc.cli.options import (
-    add_command,
-    add_output_options,
-    add_reading_options,
-    add_weights_file_option,
-    reading_parameters,
-)
+from skcc.cli.options import reading_parameters
 from skcc.cli.output import count, plain_warnings, print_message
-from skcc.cli.run_folder import MODEL, model_file
+from skcc.cli.run_folder import model_file
 from skcc.data.items import join_some
 from skcc.report import outputs
 
-EXAMPLES = """examples:
-  skcc predict out/ new/ -o labels.csv                the model of a run, on a folder
-  skcc predict out/model.safetensors *.jpg
-  skcc predict out/ new/ --rename names.json          names that you gave on the page
-  skcc predict out/model.safetensors new/ --json | jq 'select(.cluster == 3).path'
-"""
 
-
-def add_parser(commands, name: str, summary: str) -> None:
-    """Add the command to the command line."""
-    parser = add_command(commands, name, _predict, summary, EXAMPLES)
-    parser.add_argument(
-        "model", metavar="MODEL", help=f"a {MODEL} that skcc fit wrote, or the folder that holds it"
-    )
-    parser.add_argument(
-        "paths", metavar="PATH", nargs="+", help="folders of images, images, or patterns in quotes"
-    )
-    parser.add_argument("-o", "--out", metavar="FILE", help="default: standard output")
-    parser.add_argument(
-        "--rename", metavar="JSON", help="names of clusters that the page exported, to be written"
-    )
-    add_weights_file_option(parser, "where the weights of the pre-trained network are now")
-    add_reading_options(parser)
-    add_output_options(parser, "write a JSON object per line instead of CSV")
-
-
-def _predict(options):
+def run(options):
     """Predict, and write the table to a file or to standard output."""
     distributed.init_process_group()
     options.quiet |= not distributed.is_rank_zero()

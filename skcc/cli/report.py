@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from skcc import pipelines
+from skcc import pipelines, report
 from skcc.cli.inputs import load, set_parameters
-from skcc.cli.options import (
-    add_classes_option,
-    add_command,
-    add_jobs_option,
-    add_output_options,
-    add_weights_file_option,
-)
 from skcc.cli.output import plain_warnings
 from skcc.cli.run_folder import (
     EMBEDDINGS,
@@ -19,33 +12,11 @@ from skcc.cli.run_folder import (
     PAGE,
     image_names,
     read_record,
-    write_page,
 )
 from skcc.report import Clustering, outputs
 
-EXAMPLES = """examples:
-  skcc report out/
-  skcc report out/ --images /media/photos             the images have moved
-  skcc report out/ --classes-from-folders -o compared.html
-"""
 
-
-def add_parser(commands, name: str, summary: str) -> None:
-    """Add the command to the command line."""
-    parser = add_command(commands, name, _report, summary, EXAMPLES)
-    parser.add_argument("run", type=Path, metavar="OUT", help="folder that skcc fit wrote")
-    parser.add_argument("-o", "--out", metavar="FILE", help=f"default: OUT/{PAGE}")
-    parser.add_argument("--images", metavar="PATH", help="where the images are now")
-    parser.add_argument(
-        "--cache-dir", metavar="DIR", help=f"embeddings of the run (default: OUT/{EMBEDDINGS})"
-    )
-    add_weights_file_option(parser, "where the weights of the pre-trained network are now")
-    add_classes_option(parser)
-    add_jobs_option(parser)
-    add_output_options(parser, "print the record of the run as JSON")
-
-
-def _report(options):
+def run(options):
     """Read a run folder, write its page, and yield the record if it is wanted as JSON."""
     with plain_warnings():
         record = read_record(options.run)
@@ -79,3 +50,22 @@ def _read_clustering(options, record, n_clusters):
     has_classes = options.classes_from_folders or record["classes_from_folders"]
     classes = [file.parent.name for file in files] if has_classes else None
     return Clustering(files, names, labels, probabilities, classes, record["invalid"])
+
+
+def write_page(path: Path, estimator, clustering, record: dict, n_jobs: int) -> None:
+    """Write the page of a run."""
+    run = {
+        "estimator": record["estimator"],
+        "epochs": record["epochs"],
+        "seconds": record["seconds"],
+        "random_state": record["run"]["parameters"].get("random_state"),
+    }
+    report.write_page(
+        path,
+        estimator,
+        clustering,
+        title=Path(record["run"]["root"]).name or record["run"]["root"],
+        facts={"Run": run, "Settings": record["settings"], "Versions": record["versions"]},
+        command=record["command"],
+        n_jobs=n_jobs,
+    )

@@ -1,11 +1,9 @@
-"""The folder that ``skcc fit`` writes: its files, the record of the run and the page."""
+"""The folder that ``skcc fit`` writes: its files and the record of the run."""
 
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-from skcc import report
 
 CHECKPOINT, SORTED, EMBEDDINGS = "checkpoint", "sorted", "embeddings"
 MODEL, LABELS, HISTORY = "model.safetensors", "labels.csv", "history.csv"
@@ -58,22 +56,3 @@ def image_names(paths: Sequence[str], record: dict) -> list[str]:
         if Path(name).anchor or ".." in Path(name).parts:
             raise ValueError(f"{path!r} is not below {record['path']!r}, the folder of the run")
     return names
-
-
-def write_page(path: Path, estimator, clustering, record: dict, n_jobs: int) -> None:
-    """Write the page of a run."""
-    run = {
-        "estimator": record["estimator"],
-        "epochs": record["epochs"],
-        "seconds": record["seconds"],
-        "random_state": record["run"]["parameters"].get("random_state"),
-    }
-    report.write_page(
-        path,
-        estimator,
-        clustering,
-        title=Path(record["run"]["root"]).name or record["run"]["root"],
-        facts={"Run": run, "Settings": record["settings"], "Versions": record["versions"]},
-        command=record["command"],
-        n_jobs=n_jobs,
-    )

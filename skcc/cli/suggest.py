@@ -1,56 +1,16 @@
 """``skcc suggest``: what several criteria say about the number of clusters in a folder."""
 
-from pathlib import Path
-
 import numpy as np
 
 from skcc.cli.inputs import find_images, load, set_parameters
-from skcc.cli.options import (
-    add_command,
-    add_output_options,
-    add_reading_options,
-    add_weights_file_option,
-    reading_parameters,
-)
+from skcc.cli.options import reading_parameters
 from skcc.cli.output import count, plain_warnings, print_message
 from skcc.cli.run_folder import model_file
 from skcc.cluster_number import suggest_n_clusters
 from skcc.embedding import ImageEmbedder
 
-EXAMPLES = """examples:
-  skcc suggest photos/ --embedder torchvision/resnet50     by features of a trained network
-  skcc suggest photos/ --model out/                        by features that skcc fit has learned
-  skcc suggest photos/ --range 5 30 -o numbers.png         also a figure
-"""
 
-
-def add_parser(commands, name: str, summary: str) -> None:
-    """Add the command to the command line."""
-    parser = add_command(commands, name, _suggest, summary, EXAMPLES)
-    parser.add_argument("path", metavar="PATH", help="folder of images, searched recursively")
-    parser.add_argument(
-        "--range",
-        nargs=2,
-        type=int,
-        default=[2, 20],
-        metavar=("LOW", "HIGH"),
-        help="numbers of clusters that are compared (default: 2 20)",
-    )
-    features = parser.add_mutually_exclusive_group()
-    features.add_argument(
-        "--embedder", metavar="NAME", help="pre-trained network; without one, pixels are compared"
-    )
-    features.add_argument(
-        "--model", metavar="MODEL", help="fitted model whose features are taken, or its folder"
-    )
-    add_weights_file_option(parser, "weights of the network, where they cannot be downloaded")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="figure, such as a .png")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    add_reading_options(parser)
-    add_output_options(parser, "print the table as JSON")
-
-
-def _suggest(options):
+def run(options):
     """Print the table, or yield it as a record, and draw it."""
     low, high = options.range
     if not 2 <= low <= high:

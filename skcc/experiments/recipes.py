@@ -1,27 +1,9 @@
-"""Estimators by the names of their methods, and the papers' own settings."""
+"""The papers' own settings of the estimators."""
 
 import skcc
 from skcc.experiments.classical import CLASSICAL
+from skcc.experiments.methods import METHODS
 from skcc.validation import check_known
-
-METHODS = {
-    "contrastive": "ContrastiveClustering",
-    "twin": "TwinContrastClustering",
-    "iic": "IIC",
-    "pica": "PICA",
-    "adc": "ADC",
-    "dac": "DAC",
-    "ddc": "DDC",
-    "dccm": "DCCM",
-    "deepcluster": "DeepCluster",
-    "jule": "JULE",
-    "autoencoder": "AutoencoderClustering",
-    "denoising": "DenoisingAutoencoderClustering",
-    "variational": "VariationalAutoencoderClustering",
-    "deconvolutional": "DeconvolutionalClustering",
-    "dcgan": "DCGANClustering",
-    "dec": "DEC",
-}
 
 
 def _contrastive(n_clusters, augment):

@@ -22,7 +22,7 @@ from skcc.atomic import atomic_write
 from skcc.datasets import take
 from skcc.experiments import recipes, records, runs
 from skcc.experiments.classical import CLASSICAL
-from skcc.experiments.recipes import METHODS
+from skcc.experiments.methods import METHODS
 from skcc.training.settings import steps_per_epoch
 
 # Parameters that each row of an ablation sets; tables 4 and 5 of Contrastive Clustering among them.
@@ -65,7 +65,7 @@ def table(
         A data set as returned by `skcc.datasets.load`.
 
     methods : iterable of str
-        Keys of `skcc.experiments.recipes.METHODS` and `skcc.experiments.classical.CLASSICAL`.
+        Keys of `skcc.experiments.methods.METHODS` and `skcc.experiments.classical.CLASSICAL`.
 
     seeds : int
         Each method is run with ``random_state`` 0, 1, ..., seeds - 1.
@@ -264,7 +264,7 @@ def train_for_minutes(
         A data set as returned by `skcc.datasets.load`.
 
     method : str, default="contrastive"
-        A key of `skcc.experiments.recipes.METHODS`.
+        A key of `skcc.experiments.methods.METHODS`.
 
     seed : int, default=0
         Random state.
