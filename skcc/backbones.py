@@ -15,10 +15,10 @@ SMALL_STEM_SIDE = 40  # pixels; up to this side the stem does not reduce the res
 MIDDLE_STEM_SIDE = 80  # pixels; up to this side the stem halves it, above it divides it by 4
 
 
-def _conv_norm(n_in, n_out, stride=1):
-    """A 3 x 3 convolution, batch normalisation and ReLU."""
+def _conv_norm(n_in, n_out, stride=1, kernel=3):
+    """A convolution that pads its input, batch normalisation and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(n_out),
         nn.ReLU(inplace=True),
     )
@@ -74,13 +74,11 @@ class GlobalLocalPool(nn.Module):
 
 
 def _conv4(shape, size, widths=(32, 64, 128, 128)):
-    """Four convolutions and `GlobalLocalPool`; a small network for CPUs."""
-    strides = (2 if min(size) > SMALL_STEM_SIDE else 1, 2, 2, 1)
+    """Three convolutions, a pointwise one and `GlobalLocalPool`; a small network for CPUs."""
+    strides, kernels = (2 if min(size) > SMALL_STEM_SIDE else 1, 2, 2, 1), (3, 3, 3, 1)
     cells = tuple(min(4, _output_side(strides, side)) for side in size)
-    convolutions = [
-        _conv_norm(n_in, n_out, stride)
-        for n_in, n_out, stride in zip((shape[-1], *widths), widths, strides, strict=False)
-    ]
+    layers = zip((shape[-1], *widths), widths, strides, kernels, strict=False)
+    convolutions = [_conv_norm(*layer) for layer in layers]
     return _kaiming(nn.Sequential(*convolutions, GlobalLocalPool(widths[-1], cells)))
 
 

@@ -538,20 +538,26 @@ def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> No
     average(list(target.parameters()), list(online.parameters()), None)
 
 
-def mlp_head(n_in: int, n_out: int) -> nn.Sequential:
+def mlp_head(n_in: int, n_out: int, n_hidden: int | None = None) -> nn.Sequential:
     """Two-layer perceptron on top of a backbone.
 
     Parameters
     ----------
     n_in : int
-        Width of the features, and of the hidden layer.
+        Width of the features.
 
     n_out : int
         Width of the result.
+
+    n_hidden : int, default=None
+        Width of the hidden layer; that of the features if None.
 
     Returns
     -------
     head : nn.Sequential
         Linear, ReLU, linear; no batch normalisation.
     """
-    return nn.Sequential(nn.Linear(n_in, n_in), nn.ReLU(inplace=True), nn.Linear(n_in, n_out))
+    n_hidden = n_hidden or n_in
+    return nn.Sequential(
+        nn.Linear(n_in, n_hidden), nn.ReLU(inplace=True), nn.Linear(n_hidden, n_out)
+    )

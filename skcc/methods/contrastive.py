@@ -89,7 +89,11 @@ class ContrastiveObjective(Objective):
         self.n_augmented = augmented_views
         self.backbone = setup.backbone
         self.instance_head = mlp_head(width, projection_dim)
-        self.cluster_heads = ClusterHeads(mlp_head(width, n_clusters) for _ in range(n_heads))
+        # One head is as in the paper. Several of full width cost more and are no better.
+        n_hidden = width if n_heads == 1 else max(1, width // 2)
+        self.cluster_heads = ClusterHeads(
+            mlp_head(width, n_clusters, n_hidden) for _ in range(n_heads)
+        )
         self.instance_temperature = instance_temperature
         self.cluster_temperature = cluster_temperature
         self.instance_weight = instance_weight
