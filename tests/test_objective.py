@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from skcc.objective import Queue, momentum_update
+from skcc.methods.contrastive import ContrastiveObjective
+from skcc.objective import Queue, Setup, momentum_update
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 12])
@@ -64,3 +65,14 @@ def test_the_moving_average_is_the_formula_and_leaves_buffers(momentum):
         assert not new.requires_grad
     for new, old in zip(follower.buffers(), before.buffers(), strict=True):
         assert torch.equal(new, old)
+
+
+@pytest.mark.parametrize(("n_heads", "n_hidden"), [(1, 6), (2, 3), (5, 3)])
+def test_one_cluster_head_is_that_of_the_paper_and_several_are_narrower(n_heads, n_hidden):
+    objective = ContrastiveObjective(
+        Setup(nn.Identity(), 6, (6,), 8), 4, projection_dim=5, n_heads=n_heads,
+        instance_temperature=0.5, cluster_temperature=1.0, instance_weight=1.0,
+        cluster_weight=1.0, entropy_weight=1.0,
+    )  # fmt: skip
+    shapes = [[tuple(p.shape) for p in head.parameters()] for head in objective.cluster_heads]
+    assert shapes == [[(n_hidden, 6), (n_hidden,), (4, n_hidden), (4,)]] * n_heads

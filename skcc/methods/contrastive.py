@@ -288,9 +288,9 @@ class ContrastiveClustering(BaseContrastiveClusterer):
 
     Notes
     -----
-    The objective is that of the paper, which has one cluster head. The default network, sizes,
-    epochs and optimizer are chosen for small images and a CPU;
-    `skcc.experiments.recipes.RECIPES` holds the paper's own settings.
+    The objective is that of the paper, which has one cluster head; each of several has a hidden
+    layer of half the width. The default network, sizes, epochs and optimizer are chosen for small
+    images and a CPU; `skcc.experiments.recipes.RECIPES` holds the paper's own settings.
 
     References
     ----------
