@@ -46,6 +46,7 @@ def _iic(n_clusters, n_overclusters, image_size, repeats):
     return {
         "n_clusters": n_clusters,
         "n_overclusters": n_overclusters,
+        "n_heads": 5,
         "backbone": "resnet34-small",
         "augment": "natural-moco",
         "image_size": image_size,
