@@ -215,7 +215,8 @@ def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monke
     # Three steps to warm up, and again three when the second views show neighbours.
     assert len(tapes) == (2 * 2 - 3 if method == "paired" else 3 * 2 - 3)
     for terms, expected in zip(history, plain.history, strict=True):
-        assert terms == pytest.approx(expected, rel=1e-5)
+        # The entropy is a small difference of two numbers near log k.
+        assert terms == pytest.approx(expected, rel=1e-5, abs=1e-6)
     for name, value in work.objective.state_dict().items():
         torch.testing.assert_close(value, plain.weights[name], msg=name, rtol=1e-3, atol=1e-5)
 

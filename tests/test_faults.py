@@ -463,7 +463,7 @@ def test_views_that_are_not_numbers_at_times(shapes, tmp_path):
 
     model = ContrastiveClustering(
         3, augment=views, max_epochs=3, batch_size=40, random_state=0, device="cpu",
-        checkpoint_dir=tmp_path,
+        checkpoint_dir=tmp_path, readout="kmeans",
     )  # fmt: skip
     with pytest.warns(DivergenceWarning, match="'instance' term .* in epoch 2;"):
         model.fit(shapes[0])

@@ -469,6 +469,7 @@ def test_few_samples_are_not_refined():
     assert adjusted_rand_score(y, labels) == 1
 
 
+@pytest.mark.filterwarnings("ignore:partitions of the features agree")  # of a short training
 def test_without_a_head_the_others_stay_candidates(shapes):
     model = skcc.ContrastiveClustering(
         3, max_epochs=2, cluster_weight=0, random_state=0, device="cpu"

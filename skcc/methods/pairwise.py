@@ -576,10 +576,10 @@ class DAC(BasePairwiseClusterer):
     --------
     >>> from sklearn.datasets import load_digits
     >>> from skcc import DAC
-    >>> images = load_digits().images[:60] / 16
-    >>> model = DAC(n_clusters=3, max_epochs=20, random_state=0)
+    >>> images = load_digits().images[:200] / 16
+    >>> model = DAC(n_clusters=10, max_epochs=20, random_state=0)
     >>> model.fit_predict(images).shape
-    (60,)
+    (200,)
     """
 
     n_heads: int = 10
