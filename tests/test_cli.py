@@ -1,7 +1,6 @@
 """The command line and what it prints."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -174,13 +173,3 @@ def test_a_recipe_trains(shapes, method):
     model = make_estimator(method, parameters).fit(images)
     width = 512 if method in ("contrastive", "twin") else model._objective().n_embedding
     assert model.transform(images).shape == (8, width)
-
-
-@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_leave_the_core_unless_the_user_says_otherwise(monkeypatch, given, used):
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert os.environ["OMP_WAIT_POLICY"] == used

@@ -52,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 1 after an error, which is printed, 130 after Ctrl-C. For wrong usage
         argparse exits with 2.
     """
-    # Read when torch is imported: threads that wait leave the core to another program's.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
     options = _build_parser(command).parse_args(arguments)
