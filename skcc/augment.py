@@ -19,13 +19,15 @@ _BLUR_RADIUS = 11  # a kernel of 23 taps, as in Contrastive Clustering
 _CROP_TRIES = 10  # as in torchvision's RandomResizedCrop
 _CONTRAST = 1  # index of contrast among the four colour operations
 _NOISE_BANK = 2048
+_CHUNK = 2**20  # values of the images that a CPU computes at once; it caches and reuses that much
+_BLOCK = 32  # outputs of a filter that are computed together, of large images
 _MIN_FEATURES_TO_DROP = 8
 
 
-def resize_matrix(
-    start: Tensor, length: Tensor, n_in: int, n_out: int, flip: Tensor | None = None
+def resample(
+    rows: Tensor, start: Tensor, length: Tensor, n_out: int, flip: Tensor | None = None
 ) -> Tensor:
-    """Build matrices that crop an interval from a row of pixels and resample it.
+    """Crop an interval from each row of pixels and resample it.
 
     The filter is Pillow's antialiased bilinear filter: a triangle whose half-width is the larger
     of an input and an output pixel. Only pixels inside the interval count, and the weights of an
@@ -33,31 +35,68 @@ def resize_matrix(
 
     Parameters
     ----------
+    rows : Tensor of shape (b, n_in, m)
+        Rows of `n_in` pixels with `m` values each, floating-point.
+
     start, length : Tensor of shape (b,)
         The intervals, in input pixels; ``length >= 1``, and inside ``[0, n_in]``.
 
-    n_in, n_out : int
-        Number of pixels of the input and of the output row.
+    n_out : int
+        Number of pixels of an output row.
 
     flip : Tensor of bool of shape (b,), default=None
         Which outputs are mirrored. None mirrors none.
 
     Returns
     -------
-    matrix : Tensor of shape (b, n_out, n_in)
-        ``matrix[i] @ row`` is the resampled row.
+    resampled : Tensor of shape (b, n_out, m)
+        The new rows.
     """
+    n_in = rows.shape[1]
     scale = (length / n_out)[:, None]
     out = torch.arange(n_out, device=start.device) + 0.5
     out = out.expand(len(start), -1)
     if flip is not None:
         out = torch.where(flip[:, None], n_out - out, out)
     centre = start[:, None] + out * scale
-    pixel = torch.arange(n_in, device=start.device) + 0.5
-    distance = (pixel - centre[..., None]).abs() / scale[..., None].clamp_min(1)
+    largest = n_in / n_out
+    block, n_blocks, width = _blocks(n_in, n_out, largest, 2 * max(1, largest) + 1)
+    if n_blocks == 1:
+        pixel = torch.arange(n_in, device=start.device) + 0.5
+        return _triangle(pixel[None], centre, scale, start, length) @ rows
+    centre = centre.view(-1, block)  # each block of outputs sees the pixels around it alone
+    first = centre.amin(dim=1) - scale.clamp_min(1).expand(-1, n_blocks).flatten()
+    first = first.floor().clamp(0, n_in - width).long()
+    index = first[:, None] + torch.arange(width, device=first.device)
+    scale, start, length = (x.repeat_interleave(n_blocks, dim=0) for x in (scale, start, length))
+    weight = _triangle(index + 0.5, centre, scale, start, length)
+    return _block_product(weight, index, rows)
+
+
+def _triangle(pixel, centre, scale, start, length):
+    """Weights of shape (b, n_out, n_in) of pixels in intervals, by distance from the outputs."""
+    distance = (pixel[:, None] - centre[..., None]).abs() / scale[..., None].clamp_min(1)
     inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
     weight = (1 - distance).clamp_min(0) * inside[:, None]
     return weight / weight.sum(-1, keepdim=True)
+
+
+def _blocks(n_in, n_out, scale, support):
+    """Split outputs into equal blocks: size, number, and the inputs that one can depend on."""
+    block = max(size for size in range(1, _BLOCK + 1) if n_out % size == 0)
+    width = math.ceil((block - 1) * scale + support)
+    if block < _BLOCK // 2 or 2 * width > n_in:
+        return n_out, 1, n_in
+    return block, n_out // block, width
+
+
+def _block_product(weight, index, rows):
+    """Multiply the rows that each block sees, (b * n_blocks, width), by its weights."""
+    b, n_in, m = rows.shape
+    offset = torch.arange(b, device=rows.device) * n_in
+    index = index.view(b, -1) + offset[:, None]
+    near = rows.flatten(0, 1).index_select(0, index.flatten())
+    return (weight @ near.view(len(weight), -1, m)).view(b, -1, m)
 
 
 def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor | None = None):
@@ -84,11 +123,9 @@ def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int], flip: Tensor
     """
     b, h, w, c = images.shape
     top, left, height, width = box.unbind(1)
-    rows = resize_matrix(top * h, height * h, h, size[0])
-    columns = resize_matrix(left * w, width * w, w, size[1], flip)
-    x = rows @ images.reshape(b, h, w * c)
+    x = resample(images.reshape(b, h, w * c), top * h, height * h, size[0])
     x = x.view(b, size[0], w, c).transpose(1, 2).reshape(b, w, size[0] * c)
-    x = columns @ x
+    x = resample(x, left * w, width * w, size[1], flip)
     return x.view(b, size[1], size[0], c).permute(0, 3, 2, 1)
 
 
@@ -110,7 +147,7 @@ def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
     """
     if size is None:
         return batch
-    images = batch.float() / 255
+    images = batch.float().div_(255)
     if tuple(batch.shape[1:3]) == tuple(size):
         return images.permute(0, 3, 1, 2)
     whole = torch.zeros(len(batch), 4, device=batch.device)
@@ -252,7 +289,17 @@ class ImageAugmentation:
             Values in [0, 1].
         """
         rows = {name: column[index] for name, column in table.items()}
-        images = batch.float() / 255
+        largest = max(math.prod(batch.shape[1:]), math.prod(size) * batch.shape[3])
+        n = max(1, _CHUNK // largest)
+        if batch.device.type != "cpu" or len(batch) <= n:
+            return self._view(batch, rows, size)
+        chunks = [slice(i, i + n) for i in range(0, len(batch), n)]
+        views = (self._view(batch[i], {k: v[i] for k, v in rows.items()}, size) for i in chunks)
+        return torch.cat([_channels_last(view) for view in views])
+
+    def _view(self, batch, rows, size):
+        """Apply sampled parameters, of shape (b, ...), to a batch."""
+        images = batch.float().div_(255)
         if self.rotation or self.shear:
             images = _warp(images, rows["rotation"], rows["shear"])
         x = crop_resize(images, rows["box"], size, rows["flip"])
@@ -376,13 +423,19 @@ def _hue(turn):
 
 def _blur(x, sigma):
     """Blur each image by a Gaussian of its own sigma, with reflection padding; 0 is no blur."""
-    radii = [min(_BLUR_RADIUS, side - 1) for side in x.shape[2:]]
-    rows, columns = (
-        _blur_matrix(sigma, side, radius)[:, None]
-        for side, radius in zip(x.shape[2:], radii, strict=True)
-    )
-    x = F.pad(x, (radii[1], radii[1], radii[0], radii[0]), mode="reflect")
-    return rows @ x @ columns.transpose(2, 3)
+    return _blur_rows(_blur_rows(x, sigma).transpose(2, 3), sigma).transpose(2, 3)
+
+
+def _blur_rows(x, sigma):
+    """Blur along the third axis."""
+    side = x.shape[2]
+    radius = min(_BLUR_RADIUS, side - 1)
+    block, n_blocks, width = _blocks(side + 2 * radius, side, 1, 2 * radius + 1)
+    first = torch.arange(n_blocks, device=x.device)[:, None] * block - radius
+    index = (first + torch.arange(width, device=x.device)).abs()
+    index = torch.minimum(index, 2 * (side - 1) - index)  # reflected at both borders
+    near = x.index_select(2, index.flatten()).unflatten(2, index.shape)
+    return (_blur_matrix(sigma, block, radius)[:, None, None] @ near).flatten(2, 3)
 
 
 def _blur_matrix(sigma, side, radius):

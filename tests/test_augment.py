@@ -18,6 +18,7 @@ from skcc.augment import (
     Views,
     crop_resize,
     plain_view,
+    resample,
 )
 
 CPU = torch.device("cpu")
@@ -66,6 +67,31 @@ def test_crop_and_resize_is_pillows_within_one_gray_level(shape, side):
     out = crop_resize(batch.float() / 255, torch.tensor(boxes, dtype=torch.float32), (side, side))
     out = (out * 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(out - np.stack(expected)).max() <= 1.01
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(9, 5), (9, 12), (200, 96), (120, 160), (150, 149)])
+def test_resampling_is_a_sum_over_pixels_near_each_output(n_in, n_out):
+    rng = np.random.default_rng(n_in)
+    rows = rng.random((4, n_in, 2))
+    length = rng.uniform(1, n_in, 4)
+    start = rng.uniform(0, n_in - length)
+    start[0], length[0] = 0, n_in
+    flip = np.array([False, True, False, True])
+    expected = np.zeros((4, n_out, 2))
+    for i in range(4):
+        scale = length[i] / n_out
+        for out in range(n_out):
+            total = 0.0
+            for pixel in range(n_in):
+                centre = start[i] + (out + 0.5) * scale
+                weight = max(0.0, 1 - abs(pixel + 0.5 - centre) / max(scale, 1.0))
+                if start[i] <= pixel + 0.5 < start[i] + length[i]:
+                    where = n_out - 1 - out if flip[i] else out
+                    expected[i, where] += weight * rows[i, pixel]
+                    total += weight
+            expected[i, n_out - 1 - out if flip[i] else out] /= total
+    ours = resample(*map(torch.from_numpy, (rows, start, length)), n_out, torch.from_numpy(flip))
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-9)
 
 
 def test_flip_mirrors_the_crop():
@@ -226,11 +252,12 @@ def test_alpha_is_moved_with_the_image_but_not_coloured():
 # -- blur and warp --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [(40, 40), (128, 96), (12, 160)])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
-def test_blur_is_torchvisions(sigma):
+def test_blur_is_torchvisions(sigma, size):
     batch = smooth(2, 40, 33)
-    out = apply(replace(STILL, blur=0.5), batch, size=(40, 40), sigma=sigma)
-    plain = apply(STILL, batch, size=(40, 40), sigma=0)
+    out = apply(replace(STILL, blur=0.5), batch, size=size, sigma=sigma)
+    plain = apply(STILL, batch, size=size, sigma=0)
     expected = TF.gaussian_blur(plain, [23, 23], [sigma, sigma])
     torch.testing.assert_close(out, expected, atol=2e-3, rtol=0)
 
@@ -274,6 +301,17 @@ def test_views_of_an_image_do_not_depend_on_its_batch():
     for all_of_them, a_few in zip(whole, views(batch[some], tables, some), strict=True):
         torch.testing.assert_close(all_of_them[some], a_few, atol=1e-5, rtol=0)
     assert not torch.equal(*whole)
+
+
+def test_a_large_batch_has_the_views_of_small_ones():
+    batch = smooth(12, 250, 240)
+    family = AUGMENTATIONS["natural-strong-blur"]
+    table = family.draw(12, (250, 240, 3), generator())
+    whole = family(batch, table, torch.arange(12), (224, 200))
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+    for i in range(12):
+        (alone,) = family(batch[i : i + 1], table, torch.tensor([i]), (224, 200))
+        torch.testing.assert_close(whole[i], alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("n_augmented", [0, 1, 2])
