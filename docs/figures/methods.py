@@ -69,7 +69,7 @@ def main():
     axes[0].set_ylabel("accuracy, mean over seeds")
     for colour, text in ((GRAY, "classical"), (BLUE, "own read-out"), (ORANGE, "default read-out")):
         axes[1].plot([], [], "o", color=colour, label=text)
-    axes[1].legend(loc="center left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(HERE / "methods.png", dpi=100)
 
 

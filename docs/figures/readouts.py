@@ -14,7 +14,7 @@ import numpy as np
 from skcc.experiments import records
 
 HERE = Path(__file__).parent
-SETS = ("digits", "mnist-mini")
+SETS = ("digits", "mnist-mini", "fashion-mnist-900")
 STYLES = {  # in the order of the legend
     "head": ("own head", "#1f77b4", "o"),
     "kmeans": ("k-means of the features", "0.45", "s"),
@@ -52,7 +52,7 @@ def accuracies(path):
 
 def main():
     """Draw a panel per data set, a line per method."""
-    figure, axes = plt.subplots(1, len(SETS), figsize=(10, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(SETS), figsize=(13, 4.2), layout="constrained")
     for ax, name in zip(axes, SETS, strict=True):
         drawn = sorted(
             accuracies(HERE.parent / "results" / f"{name}.jsonl"), key=lambda row: row[2]["auto"]
@@ -63,7 +63,7 @@ def main():
                 _, colour, marker = STYLES[readout]
                 ax.plot(accuracy, height, marker, color=colour, markersize=5)
         ax.set_yticks(range(len(drawn)), [f"{row} ({n})" for row, n, _ in drawn])
-        ax.set(title=name, xlabel="accuracy, mean over the seeds in brackets")
+        ax.set(title=name, xlabel="mean accuracy")
         ax.grid(alpha=0.3, axis="x")
     for text, colour, marker in STYLES.values():
         axes[0].plot([], [], marker, color=colour, label=text, linestyle="")
