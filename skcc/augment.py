@@ -19,7 +19,7 @@ _BLUR_RADIUS = 11  # a kernel of 23 taps, as in Contrastive Clustering
 _CROP_TRIES = 10  # as in torchvision's RandomResizedCrop
 _CONTRAST = 1  # index of contrast among the four colour operations
 _NOISE_BANK = 2048
-_CHUNK = 2**20  # values of the images that a CPU computes at once; it caches and reuses that much
+_CHUNK = 2**20  # values of images that a CPU computes at once; more memory is not reused
 _BLOCK = 32  # outputs of a filter that are computed together, of large images
 _MIN_FEATURES_TO_DROP = 8
 
@@ -147,12 +147,20 @@ def plain_view(batch: Tensor, size: tuple[int, int] | None) -> Tensor:
     """
     if size is None:
         return batch
-    images = batch.float().div_(255)
     if tuple(batch.shape[1:3]) == tuple(size):
-        return images.permute(0, 3, 1, 2)
+        return (batch.float() / 255).permute(0, 3, 1, 2)
     whole = torch.zeros(len(batch), 4, device=batch.device)
     whole[:, 2:] = 1
-    return crop_resize(images, whole, size)
+    return _in_pieces(lambda i: crop_resize(batch[i].float() / 255, whole[i], size), batch, size)
+
+
+def _in_pieces(view, batch, size):
+    """Compute views by a function of slices: on a CPU in pieces, so that large ones stay cached."""
+    n = max(1, _CHUNK // max(math.prod(batch.shape[1:]), math.prod(size) * batch.shape[3]))
+    if batch.device.type != "cpu" or len(batch) <= n:
+        return view(slice(None))
+    pieces = (slice(i, i + n) for i in range(0, len(batch), n))
+    return torch.cat([_channels_last(view(piece)) for piece in pieces])
 
 
 @dataclass(frozen=True)
@@ -289,17 +297,15 @@ class ImageAugmentation:
             Values in [0, 1].
         """
         rows = {name: column[index] for name, column in table.items()}
-        largest = max(math.prod(batch.shape[1:]), math.prod(size) * batch.shape[3])
-        n = max(1, _CHUNK // largest)
-        if batch.device.type != "cpu" or len(batch) <= n:
-            return self._view(batch, rows, size)
-        chunks = [slice(i, i + n) for i in range(0, len(batch), n)]
-        views = (self._view(batch[i], {k: v[i] for k, v in rows.items()}, size) for i in chunks)
-        return torch.cat([_channels_last(view) for view in views])
+
+        def view(part):
+            return self._view(batch[part], {k: column[part] for k, column in rows.items()}, size)
+
+        return _in_pieces(view, batch, size)
 
     def _view(self, batch, rows, size):
         """Apply sampled parameters, of shape (b, ...), to a batch."""
-        images = batch.float().div_(255)
+        images = batch.float() / 255
         if self.rotation or self.shear:
             images = _warp(images, rows["rotation"], rows["shear"])
         x = crop_resize(images, rows["box"], size, rows["flip"])

@@ -81,15 +81,14 @@ def test_resampling_is_a_sum_over_pixels_near_each_output(n_in, n_out):
     for i in range(4):
         scale = length[i] / n_out
         for out in range(n_out):
-            total = 0.0
+            total, where = 0.0, n_out - 1 - out if flip[i] else out
             for pixel in range(n_in):
                 centre = start[i] + (out + 0.5) * scale
                 weight = max(0.0, 1 - abs(pixel + 0.5 - centre) / max(scale, 1.0))
                 if start[i] <= pixel + 0.5 < start[i] + length[i]:
-                    where = n_out - 1 - out if flip[i] else out
                     expected[i, where] += weight * rows[i, pixel]
                     total += weight
-            expected[i, n_out - 1 - out if flip[i] else out] /= total
+            expected[i, where] /= total
     ours = resample(*map(torch.from_numpy, (rows, start, length)), n_out, torch.from_numpy(flip))
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-9)
 
@@ -312,6 +311,10 @@ def test_a_large_batch_has_the_views_of_small_ones():
     for i in range(12):
         (alone,) = family(batch[i : i + 1], table, torch.tensor([i]), (224, 200))
         torch.testing.assert_close(whole[i], alone, atol=1e-5, rtol=0)
+    plain = plain_view(batch, (224, 200))
+    assert plain.is_contiguous(memory_format=torch.channels_last)
+    alone = torch.cat([plain_view(image[None], (224, 200)) for image in batch])
+    torch.testing.assert_close(plain, alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("n_augmented", [0, 1, 2])
