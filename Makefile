@@ -97,11 +97,11 @@ gpu:
 # settings; then long runs with the best of them, SET="name=value ...". Both resume where they stopped.
 # The read-out and the scores follow after the MINUTES of training.
 MINUTES ?= 7.5
-SET ?= backbone=resnet18 batch_size=512 max_epochs=150
+SET ?= max_epochs=60
 ON_CIFAR10 = $(PYTHON) -m skcc reproduce cifar10 --root $(DATA) --out $(OUT) --minutes $(MINUTES)
 gpu-cifar10-short:
-	for change in learning_rate=3e-3 learning_rate=1e-3 augment=natural-moco; do \
-		$(ON_CIFAR10) --set backbone=resnet18 batch_size=512 max_epochs=30 $$change || exit 1; \
+	for change in batch_size=256 batch_size=512 augment=natural-moco; do \
+		$(ON_CIFAR10) --set max_epochs=20 $$change || exit 1; \
 	done
 	$(PYTHON) -m skcc table $(OUT)
 

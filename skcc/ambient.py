@@ -16,27 +16,38 @@ from joblib import cpu_count
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-class _ProcessState:
-    """The default dtype and the deterministic mode, which all threads of a process share.
+def _set_cudnn_deterministic(is_deterministic):
+    torch.backends.cudnn.deterministic = is_deterministic
 
-    They are the defaults of torch while any thread is inside, and the user's when the last one
-    leaves. Nothing is changed where the user has the defaults anyway.
+
+# What all threads of a process share: how it is read and set, and what it is while skcc computes.
+_SHARED = (
+    (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0),
+    # Of cuDNN's kernels those whose sums have a fixed order are as fast (docs/log.md), and with
+    # them training on a GPU repeats bit for bit.
+    (lambda: torch.backends.cudnn.deterministic, _set_cudnn_deterministic, True),
+)
+
+
+class _ProcessState:
+    """Settings that all threads of a process share.
+
+    They are those of skcc while any thread is inside, and the user's when the last one leaves.
     """
 
     def __init__(self):
         self._lock, self._n_inside = threading.Lock(), 0
-        self._dtype = self._deterministic = None  # of the user, while it is replaced
+        self._replaced = {}  # what the user had, by the place of the setting
 
     def __enter__(self):
         with self._lock:
             self._n_inside += 1
             # Also for a second thread: the user may have set the state since the first entered.
-            if torch.get_default_dtype() != torch.float32:
-                self._dtype = torch.get_default_dtype()
-                torch.set_default_dtype(torch.float32)
-            if torch.get_deterministic_debug_mode():
-                self._deterministic = torch.get_deterministic_debug_mode()
-                torch.set_deterministic_debug_mode("default")
+            for place, (get, set_, wanted) in enumerate(_SHARED):
+                if (found := get()) != wanted:
+                    self._replaced[place] = found
+                    set_(wanted)
 
     def __exit__(self, *error):
         with self._lock:
@@ -45,12 +56,11 @@ class _ProcessState:
                 self._restore()
 
     def _restore(self):
-        # What is not the default now was set by the user in the meantime.
-        if self._dtype is not None and torch.get_default_dtype() == torch.float32:
-            torch.set_default_dtype(self._dtype)
-        if self._deterministic is not None and not torch.get_deterministic_debug_mode():
-            torch.set_deterministic_debug_mode(self._deterministic)
-        self._dtype = self._deterministic = None
+        for place, found in self._replaced.items():
+            get, set_, wanted = _SHARED[place]
+            if get() == wanted:  # what is another now was set by the user in the meantime
+                set_(found)
+        self._replaced = {}
 
     def reset(self):
         """Forget the other threads, which a forked child does not have."""
@@ -66,8 +76,9 @@ def default_torch_state() -> Iterator[None]:
     """Compute in torch's default state, and restore the state of the caller afterwards.
 
     Gradients are enabled, inference mode and autocast are disabled, the default dtype is float32,
-    the default device is the CPU, and deterministic algorithms are not required. It may be nested,
-    and entered by several threads at once. It works as a decorator as well.
+    the default device is the CPU, deterministic algorithms are not required, and kernels of cuDNN
+    are deterministic. It may be nested, and entered by several threads at once. It works as a
+    decorator as well.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_process_state)

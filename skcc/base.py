@@ -47,8 +47,9 @@ class BaseDeepClusterer(
 
     _collapse_remedies = ("More epochs", "an augmentation that fits the images", "fewer clusters")
     _auto_epochs = 1.0  # times those of `training.settings.max_epochs`
-    _auto_optimizer = "adamw"  # on CPUs, for images
+    _auto_optimizer = "adamw"  # on CPUs and CUDA, for images
     _muon_share = 0.4  # of the epochs of AdamW
+    _auto_image_backbone = None  # that of a method, in place of one that depends on the device
     _auto_learning_rate = None  # that of a method, in place of `training.settings.LEARNING_RATE`
 
     def _phases(self, setup: Setup) -> Iterator[Phase]:

@@ -112,6 +112,14 @@ def test_no_state_of_torch_changes_a_result(case, tmp_path):
         assert_same(got, expected, name)
 
 
+@pytest.mark.parametrize("by_user", [False, True])
+def test_kernels_of_cudnn_are_deterministic_inside(by_user, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", by_user)
+    with default_torch_state(), default_torch_state():
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic is by_user
+
+
 def assert_same(got, expected, name):
     assert got.keys() == expected.keys()
     for key, value in expected.items():

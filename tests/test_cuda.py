@@ -6,15 +6,22 @@ import weakref
 from functools import cache, partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from estimators import EACH, QUICK
 from torch import nn
 from torch._inductor import list_options
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from skcc import ContrastiveClustering, TwinContrastClustering
+from skcc import (
+    ContrastiveClustering,
+    DenoisingAutoencoderClustering,
+    TwinContrastClustering,
+    VariationalAutoencoderClustering,
+)
 from skcc.augment import AUGMENTATIONS, ImageAugmentation, Views
 from skcc.backbones import BACKBONES
 from skcc.benchmarks.workload import Workload
@@ -221,6 +228,28 @@ def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monke
         torch.testing.assert_close(value, plain.weights[name], msg=name, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("cls", EACH)
+def test_captured_steps_of_each_method_train_as_plain_ones(cls, pretended_graphs, monkeypatch):
+    """Of the way from the first weights to the last, rounding changes a part in hundreds."""
+    replays, replay = [], Tape.replay
+    monkeypatch.setattr(Tape, "replay", lambda tape: replays.append(tape) or replay(tape))
+    monkeypatch.setattr(engine.Training, "_can_be_captured", lambda run: not run.global_rng)
+    images = np.random.default_rng(0).integers(0, 256, (48, 8, 8), dtype=np.uint8)
+    settings = {"max_epochs": 3, "batch_size": 8, "random_state": 0, "device": "cpu"}
+
+    def weights(rate, cuda_graphs):
+        options = settings | QUICK.get(cls, {})
+        model = cls(2, learning_rate=rate, cuda_graphs=cuda_graphs, **options).fit(images)
+        parts = [w.ravel() for w in model.weights_.values() if w.dtype.kind == "f"]
+        return np.concatenate(parts).astype(float)
+
+    first, plain, captured = weights(1e-12, False), weights(1e-4, False), weights(1e-4, True)
+    assert np.linalg.norm(captured - plain) < 0.01 * np.linalg.norm(first - plain)
+    draws = cls in (DenoisingAutoencoderClustering, VariationalAutoencoderClustering)
+    assert bool(replays) is not draws
+
+
 @pytest.mark.parametrize("asked", ["auto", True, False])
 @pytest.mark.parametrize("known", [True, False])
 def test_steps_that_have_been_tried_on_a_gpu_are_captured_by_default(asked, known, monkeypatch):
@@ -309,7 +338,7 @@ def test_memory_that_runs_out_in_a_capture_is_said_so(monkeypatch, pretended_gra
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         step(hungry)
     error = ValueError("another")
-    with pytest.raises(RuntimeError, match="previous error"):
+    with pytest.raises(RuntimeError, match=r"wanted cuda_graphs='auto' or False.*previous error"):
         step(hungry)
 
 

@@ -271,3 +271,13 @@ def test_invalid_parameters(changes, message):
     X = np.random.default_rng(0).random((9, 6, 9))
     with pytest.raises(ValueError, match=message):
         DeconvolutionalClustering(2, max_epochs=1, **changes).fit(X)
+
+
+def test_a_new_layer_is_where_those_below_are():
+    """On a device, those are there already when the next one is made."""
+    options = {"sparsity": 0.5, "n_steps": 2}
+    layers = [DeconvolutionalLayer(1, 3, (3, 3), **options).to("meta")]
+    layers.append(DeconvolutionalLayer(3, 4, (3, 3), **options))
+    objective = DeconvolutionalObjective(layers, (1, 8, 8), grid_size=2)
+    assert {p.device.type for p in objective.parameters()} == {"meta"}
+    assert objective.n_embedding == 4 * (3 + 4)

@@ -85,12 +85,9 @@ def test_answers_have_the_right_shapes_and_types(fitted, answers):
     np.testing.assert_array_equal(answers["predict"], fitted.labels_)
 
 
-def test_fit_is_idempotent(fitted, X, answers, device):
+def test_fit_is_idempotent(fitted, X, answers):
     again = copy.deepcopy(fitted).fit(X)
-    if device == "cpu":
-        np.testing.assert_array_equal(again.predict_proba(X), answers["predict_proba"])
-    else:  # atomic sums differ, and training makes more of it
-        assert np.mean(again.predict(X) == answers["predict"]) >= 0.95
+    np.testing.assert_array_equal(again.predict_proba(X), answers["predict_proba"])
     assert again.fit(X).history_[0] == pytest.approx(fitted.history_[0], rel=1e-2)
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from skcc import IIC, AutoencoderClustering, ContrastiveClustering, TwinContrastClustering
+from skcc import (
+    IIC,
+    AutoencoderClustering,
+    ContrastiveClustering,
+    DCGANClustering,
+    TwinContrastClustering,
+)
 from skcc.augment import AUGMENTATIONS, ImageAugmentation
 from skcc.backbones import BACKBONES
 from skcc.data import Store
@@ -56,6 +62,19 @@ def test_backbones_go_by_device_and_kind():
     assert {"conv4", "resnet18", "mlp"} <= BACKBONES.keys()
 
 
+@pytest.mark.parametrize(
+    ("cls", "shape", "name"),
+    [
+        (ContrastiveClustering, (8, 8, 3), "resnet18"),
+        (DCGANClustering, (8, 8, 3), "conv4"),
+        (DCGANClustering, (9,), "mlp"),
+    ],
+)
+def test_a_method_may_have_a_network_of_its_own(cls, shape, name):
+    settings = resolve_settings(cls(2, precision="fp32"), Store(torch.zeros(20, *shape)), CUDA)
+    assert settings["backbone"] == name
+
+
 @pytest.mark.parametrize("n", [3, 400, 1797, 10_000, 60_000])
 @pytest.mark.parametrize("n_clusters", [2, 10, 50])
 def test_the_budget_is_of_steps(n, n_clusters):
@@ -85,7 +104,7 @@ def test_settings_report_what_was_chosen():
         "augment": "natural-wide",
         "max_epochs": 2,
         "batch_size": 40,
-        "optimizer": "muon" if model.settings_["device"] == "cpu" else "adamw",
+        "optimizer": "muon",
         "learning_rate": 3e-3,
         "weight_decay": 0.0,
         "schedule": "one-cycle",
@@ -99,11 +118,12 @@ def test_settings_report_what_was_chosen():
 OPTIMIZERS_OF_SHAPES = [
     (ContrastiveClustering(), (16, 16, 3), CPU, "muon"),
     (ContrastiveClustering(backbone="resnet18"), (16, 16, 3), CPU, "muon"),
-    (ContrastiveClustering(), (16, 16, 3), CUDA, "adamw"),
+    (ContrastiveClustering(), (16, 16, 3), CUDA, "muon"),
+    (ContrastiveClustering(), (16, 16, 3), torch.device("mps"), "adamw"),
     (ContrastiveClustering(), (16,), CPU, "adamw"),
     (ContrastiveClustering(backbone=torch.nn.Flatten()), (16, 16, 3), CPU, "adamw"),
     (ContrastiveClustering(optimizer="adamw"), (16, 16, 3), CPU, "adamw"),
-    (ContrastiveClustering(optimizer="muon"), (16, 16, 3), CUDA, "muon"),
+    (ContrastiveClustering(optimizer="muon"), (16, 16, 3), torch.device("mps"), "muon"),
     (AutoencoderClustering(), (16, 16, 3), CPU, "adamw"),
 ]
 

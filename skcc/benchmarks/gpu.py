@@ -18,15 +18,13 @@ from PIL import Image
 
 _GRACE = 20  # seconds between SIGTERM and SIGKILL; training saves its state in them
 _TAIL = 1500  # characters of the output that are kept of a step that fails
-_TRAINING = (
-    "backbone=resnet18", "batch_size=512", "learning_rate=1e-3", "weight_decay=0.01",
-    "augment=natural-wide",
-)  # fmt: skip
-_TWIN = (
-    "momentum=0.99", "instance_queue=8", "instance_temperature=0.2", "augment=natural-moco",
+_TWIN = (  # the other method is trained by its defaults
+    "batch_size=512", "learning_rate=1e-3", "weight_decay=0.01", "momentum=0.99",
+    "instance_queue=8", "instance_temperature=0.2", "augment=natural-moco",
 )  # fmt: skip
 _TINY = {
     "step": {"backbone": "conv4", "side": 8, "batch": 4, "steps": 2, "repeats": 1},
+    "graphs": {"methods": "IIC", "backbone": "conv4", "side": 8, "batch": 4, "steps": 2},
     "predict": {"n": 12, "side": 8, "repeats": 1},
     "augment": {"size": 8, "batch": 4, "repeats": 1},
 }
@@ -158,7 +156,7 @@ class Plan:
     tiny: bool
 
     def steps(self, minutes: float, graphs: bool) -> list[Step]:
-        """List the steps in order of value; the first eight take half an hour.
+        """List the steps in order of value; the first ten take half an hour.
 
         Parameters
         ----------
@@ -179,7 +177,9 @@ class Plan:
         bench, engine = self._bench, "tests/test_engine.py"
         return [
             Step("environment", 1, ("-c", _DESCRIBE, self.target)),
-            _tests("checks", 2, engine, "-k", "not compile_step"),
+            _tests("checks", 3, engine, "tests/test_on_gpu.py", "-k",
+                   "not compile_step and not labels"),
+            bench("graphs", 2, "graphs"),
             bench("variants", 3, "variants", **resnet, **shown, steps=60),
             bench("step", 1, "step", **resnet),
             bench("step of twins", 1, "step", "--method", "twin", **resnet),
@@ -206,13 +206,14 @@ class Plan:
     def _train(self, method, left, graphs):
         """Training on CIFAR-10 in 7.5 minutes, or what is left; reading out takes another one."""
         minutes = max(0.05, min(7.5, left - 1.5))
-        changes = [*_TRAINING, *(_TWIN if method == "twin" else ())]
+        changes = [*(_TWIN if method == "twin" else ())]
         changes += ["cuda_graphs=auto"] if graphs else []
         if self.tiny:
             changes = ["backbone=conv4", "max_epochs=1"]
         arguments = ("-m", "skcc", "reproduce", "cifar10", "--method", method, "--root", self.data)
         arguments += ("--out", self.out, "--minutes", f"{minutes:.3f}", "--device", self.target)
-        return Step(f"train {method}", 9.5, (*arguments, "--set", *changes), is_training=True)
+        arguments += ("--set", *changes) if changes else ()
+        return Step(f"train {method}", 9.5, arguments, is_training=True)
 
 
 def _tests(name, minutes, *arguments):

@@ -61,10 +61,11 @@ class Workload:
         images = torch.from_numpy(synthetic_images(min(n, _DISTINCT_IMAGES), side))
         repeats = -(-n // _DISTINCT_IMAGES)
         self.store = Store(images.repeat(repeats, 1, 1, 1)[:n].to(self.device))
-        self.views = Views(AUGMENTATIONS["natural"], (side, side))
         with private_rng(0, self.device):
             network = BACKBONES[backbone]((side, side, 3), (side, side)).eval()
             self.objective = self._make_objective(network, side, clusters, estimator)
+        n_views = self.objective.n_views, self.objective.n_augmented
+        self.views = Views(AUGMENTATIONS["natural"], (side, side), *n_views)
         if joint:
             with_joint_statistics(self.objective)
         if not channels_last:  # the views are channels last

@@ -8,6 +8,7 @@ from skcc.benchmarks.augment import augment
 from skcc.benchmarks.embed import embed
 from skcc.benchmarks.goals import measure_all
 from skcc.benchmarks.gpu import gpu
+from skcc.benchmarks.graphs import graphs
 from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict, serve
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "processes": processes,
     "import": import_time,
     "variants": variants,
+    "graphs": graphs,
     "decode": decode,
     "embed": embed,
     "quality": quality,

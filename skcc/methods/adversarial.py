@@ -84,6 +84,7 @@ class AdversarialObjective(Objective):
 
     n_views = 0
     turns = ("discriminator", "generator")
+    capturable = True
 
     def __init__(
         self,
@@ -278,6 +279,7 @@ class DCGANClustering(BaseDeepClusterer):
     label_smoothing: float = 0.1
 
     _auto_epochs = 0.5
+    _auto_image_backbone = "conv4"  # a residual network leaves the generator nothing to learn
     _auto_learning_rate = LEARNING_RATE
     _collapse_remedies = ("More epochs", "more components", "fewer clusters")
 

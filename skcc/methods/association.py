@@ -74,6 +74,8 @@ class AssociationObjective(Objective):
         Hyper-parameters.
     """
 
+    capturable = True
+
     def __init__(self, setup: Setup, settings: AssociationSettings):
         super().__init__()
         self.settings, width = settings, settings.association_dim

@@ -159,6 +159,7 @@ class AutoencoderObjective(Objective):
     """
 
     n_views = 0
+    capturable = True
 
     def __init__(
         self,

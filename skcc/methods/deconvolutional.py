@@ -179,8 +179,10 @@ class DeconvolutionalObjective(Objective):
         self.layers, self.grid_size = nn.ModuleList(layers), grid_size
         for layer in layers[:-1]:
             layer.requires_grad_(False)
+            layers[-1].to(layer.filters.device)
         with torch.no_grad():
-            self.n_embedding = self.embed(torch.zeros(1, *view_shape)).shape[1]
+            blank = torch.zeros(1, *view_shape, device=layers[-1].filters.device)
+            self.n_embedding = self.embed(blank).shape[1]
 
     def parameters_of(self, turn: str):
         return self.layers[-1].parameters()

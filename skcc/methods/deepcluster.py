@@ -49,6 +49,7 @@ class PseudoLabelObjective(Objective):
     """
 
     n_views = 1
+    capturable = True
 
     def __init__(self, setup: Setup, *, n_pseudolabels: int, n_whitened: int, reassign_epochs: int):
         super().__init__()

@@ -79,6 +79,7 @@ class SelfTrainingObjective(Objective):
     """
 
     n_views = 0
+    capturable = True
 
     def __init__(
         self,

@@ -123,6 +123,8 @@ class IICObjective(OverclusteringObjective):
         Of `OverclusteringObjective`.
     """
 
+    capturable = True
+
     def __init__(self, setup: Setup, *, marginal_weight: float, **options):
         super().__init__(setup, **options)
         self.marginal_weight = marginal_weight
@@ -147,6 +149,8 @@ class PICAObjective(OverclusteringObjective):
     **options : dict
         Of `OverclusteringObjective`.
     """
+
+    capturable = True
 
     def __init__(self, setup: Setup, *, balance_weight: float, **options):
         super().__init__(setup, **options)

@@ -114,6 +114,7 @@ class AgglomerativeObjective(Objective):
     """
 
     n_views = 1
+    capturable = True
 
     def __init__(
         self, setup: Setup, n_clusters: int, *, n_epochs: int, embedding_dim: int,

@@ -235,6 +235,8 @@ class AdaptiveObjective(PairwiseObjective):
         Of `PairwiseObjective`.
     """
 
+    capturable = True
+
     def __init__(self, setup: Setup, *, upper: float, lower: float, final: float, **options):
         super().__init__(setup, **options)
         self.ends = torch.tensor([upper, lower]), final
@@ -268,6 +270,8 @@ class DiscriminativeObjective(PairwiseObjective):
     **options : dict
         Of `PairwiseObjective`.
     """
+
+    capturable = True
 
     def __init__(self, setup: Setup, *, local_weight: float, **options):
         super().__init__(setup, **options)
@@ -304,6 +308,8 @@ class CorrelationObjective(PairwiseObjective):
     **options : dict
         Of `PairwiseObjective`.
     """
+
+    capturable = True
 
     def __init__(
         self, setup: Setup, *, threshold: float, confidence: float, label_weight: float,

@@ -45,7 +45,10 @@ class GraphedStep:
             cause = error.__context__
             if isinstance(cause, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(str(cause)) from error
-            raise
+            raise RuntimeError(
+                "this training step cannot be captured as a CUDA graph; wanted cuda_graphs='auto' "
+                f"or False: {error}"
+            ) from error
         self._graph = graph
 
 

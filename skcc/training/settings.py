@@ -61,9 +61,7 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
     precision = str(resolve_precision(estimator.precision, device))
     # Numbers are converted, since they may be NumPy scalars.
     return {
-        "backbone": (
-            _resolve_backbone(estimator.backbone, store.shape, device) if epochs else "identity"
-        ),
+        "backbone": (_resolve_backbone(estimator, store.shape, device) if epochs else "identity"),
         "augment": _resolve_augment(estimator.augment, store),
         "max_epochs": int(epochs),
         "batch_size": int(size),
@@ -94,11 +92,15 @@ def _check_kind_of_samples(name, value, shape):
         )
 
 
-def _resolve_backbone(backbone, shape, device):
+def _resolve_backbone(estimator, shape, device):
     """Name of the backbone; of a module, its class."""
+    backbone = estimator.backbone
     if isinstance(backbone, nn.Module):
         return type(backbone).__name__
-    return backbone_name(shape, device) if backbone == "auto" else backbone
+    if backbone != "auto":
+        return backbone
+    own = estimator._auto_image_backbone if len(shape) == 3 else None
+    return own or backbone_name(shape, device)
 
 
 def resolve_optimizer(estimator, shape: tuple[int, ...], device: torch.device) -> str:
@@ -122,7 +124,8 @@ def resolve_optimizer(estimator, shape: tuple[int, ...], device: torch.device) -
     """
     if estimator.optimizer != "auto":
         return estimator.optimizer
-    is_known = isinstance(estimator.backbone, str) and len(shape) == 3 and device.type == "cpu"
+    is_known = isinstance(estimator.backbone, str) and len(shape) == 3
+    is_known &= device.type in ("cpu", "cuda")
     return estimator._auto_optimizer if is_known else "adamw"
 
 
