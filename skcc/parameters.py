@@ -84,8 +84,8 @@ class SharedParameters(BaseEstimator):
     optimizer : {"auto", "adamw", "muon"}, default="auto"
         "muon" makes the updates of matrices and of the filters of convolutions orthogonal, and
         takes AdamW for all other parameters; it learns as much in fewer steps. "auto" is "muon"
-        where it was found to cluster as well: on CPUs, for images and the package's own networks,
-        in most methods; else "adamw".
+        where it was found to cluster as well: on CPUs and CUDA, for images and the package's own
+        networks, in most methods; else "adamw".
 
     learning_rate : float, default="auto"
         Peak learning rate. "auto" is 0.003, unless the method has its own.
@@ -118,7 +118,8 @@ class SharedParameters(BaseEstimator):
         Whether training steps are captured as a CUDA graph and replayed, which saves the time of
         launching kernels. Only on CUDA, with the package's own networks and augmentations, and in
         one process; elsewhere it changes nothing. "auto" does it for the methods whose captured
-        steps have been tested on a GPU, which are Contrastive and Twin-Contrast Clustering.
+        steps have been tested on a GPU: all but deconvolutional networks, whose steps cannot be
+        captured, and autoencoders that draw noise.
 
     compile_step : bool, default=False
         Whether the views and losses of a training step are compiled by torch.compile, and all views
