@@ -26,5 +26,8 @@ FIRST = [
     for cls in FULL
 ]
 
+# What changes between epochs, so that it changes more often than once in a few short epochs.
+BETWEEN_EPOCHS = {skcc.DeepCluster: {"reassign_epochs": 1}}
+
 # Parameters of tests that would take long with the defaults.
 QUICK = {skcc.DeconvolutionalClustering: {"n_maps": (4, 4), "n_inference_steps": 5}}

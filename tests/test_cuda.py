@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from estimators import EACH, QUICK
+from estimators import BETWEEN_EPOCHS, EACH, QUICK
 from torch import nn
 from torch._inductor import list_options
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -239,7 +239,7 @@ def test_captured_steps_of_each_method_train_as_plain_ones(cls, pretended_graphs
     settings = {"max_epochs": 3, "batch_size": 8, "random_state": 0, "device": "cpu"}
 
     def weights(rate, cuda_graphs):
-        options = settings | QUICK.get(cls, {})
+        options = settings | QUICK.get(cls, {}) | BETWEEN_EPOCHS.get(cls, {})
         model = cls(2, learning_rate=rate, cuda_graphs=cuda_graphs, **options).fit(images)
         parts = [w.ravel() for w in model.weights_.values() if w.dtype.kind == "f"]
         return np.concatenate(parts).astype(float)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from estimators import EVERY, QUICK
+from estimators import BETWEEN_EPOCHS, EVERY, QUICK
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,7 +15,8 @@ every_method = pytest.mark.parametrize("cls", EVERY, ids=lambda cls: cls.__name_
 
 def fitted(cls, X, **options):
     settings = {"n_clusters": 3, "max_epochs": 6, "batch_size": 24, "random_state": 0}
-    settings |= {"device": "cuda", "precision": "fp32", "image_size": 16} | QUICK.get(cls, {})
+    settings |= {"device": "cuda", "precision": "fp32", "image_size": 16}
+    settings |= QUICK.get(cls, {}) | BETWEEN_EPOCHS.get(cls, {})
     return cls(**settings | options).fit(X)
 
 

@@ -40,8 +40,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
     "backbones": {name: {"backbone": name} for name in ("resnet18", "resnet34", "resnet50")},
 }
 _TRAINING_SHARE = 0.9  # of the time budget; the rest is for reading, read-out and evaluation
-_PILOT_STEPS = 8
-_PILOT_EPOCHS = 4
+_PILOT_STEPS = 32  # enough that DeepCluster finds new labels in each epoch, as on all images
 
 
 # -- sweeps ---------------------------------------------------------------------------------
@@ -331,24 +330,25 @@ def _load_or_make_plan(run, minutes, folder):
 
 
 def _seconds_per_epoch(run):
-    """Estimate from a few steps on some images; the difference of two fits removes the overhead."""
-    bunch = run.bunch
-    size = run.parameters.get("batch_size", "auto")
-    n = min(len(bunch.images), _PILOT_STEPS * (256 if size == "auto" else size))
-    chosen = np.random.default_rng(0).permutation(len(bunch.images))[:n]
-    images = take(bunch.images, chosen)
+    """Estimate from an epoch on some images; the difference of two fits removes the overhead."""
+    bunch, size = run.bunch, run.parameters.get("batch_size", "auto")
+    size = 256 if size == "auto" else size
+    order = np.random.default_rng(0).permutation(len(bunch.images))
 
-    def fit(epochs):
-        model = recipes.make_estimator(run.method, run.parameters | {"max_epochs": epochs})
+    def fit(n, epochs):
+        changes = {"max_epochs": epochs, "readout": "kmeans"}
+        model = recipes.make_estimator(run.method, run.parameters | changes)
+        images = take(bunch.images, order[:n])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as empty clusters
             started = time.monotonic()
             model.fit(images)
         return time.monotonic() - started, model.settings_["batch_size"]
 
-    fit(1)  # warm-up
-    (short, _), (long, size) = fit(1), fit(1 + _PILOT_EPOCHS)
-    per_step = max(long - short, 1e-3) / _PILOT_EPOCHS / steps_per_epoch(n, size)
+    n = min(len(bunch.images), _PILOT_STEPS * size)
+    fit(min(n, 2 * size), 1)  # warm-up
+    (short, _), (long, size) = fit(n, 2), fit(n, 3)  # two layers may have an epoch each
+    per_step = max(long - short, 1e-3) / steps_per_epoch(n, size)
     n_unlabeled = 0 if bunch.unlabeled is None else len(bunch.unlabeled)
     steps = [steps_per_epoch(m, size) for m in (len(bunch.images), n_unlabeled) if m]
     return per_step * sum(steps)
