@@ -17,6 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skcc import (
+    ADC,
+    DAC,
+    DEC,
+    IIC,
     ContrastiveClustering,
     DenoisingAutoencoderClustering,
     TwinContrastClustering,
@@ -41,6 +45,20 @@ METHODS = {
     "twin": TwinContrastClustering(3, n_heads=2, instance_queue=2, symmetric=True),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
+# Of each method the default, and settings by which a step computes something else.
+SETTINGS = [
+    *[pytest.param(case.values[0], {}, marks=case.marks, id=case.id) for case in EACH],
+    *[
+        pytest.param(cls, options, marks=pytest.mark.methods, id=f"{cls.__name__} {min(options)}")
+        for cls, options in [
+            (ADC, {"consistency_weight": 0.5}),
+            (DAC, {"pair_loss": "squared"}),
+            (DEC, {"reconstruction_weight": 0.1, "pretraining_corruption": 0.0}),
+            (IIC, {"alternate": (1, 1), "warm_up": 0.0}),
+            (TwinContrastClustering, {"symmetric": True, "instance_queue": 2, "prior": "uniform"}),
+        ]
+    ],
+]
 
 
 def workload(method="contrastive", n=16):
@@ -229,8 +247,10 @@ def test_replayed_steps_train_what_plain_ones_do(method, pretended_graphs, monke
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("cls", EACH)
-def test_captured_steps_of_each_method_train_as_plain_ones(cls, pretended_graphs, monkeypatch):
+@pytest.mark.parametrize(("cls", "changed"), SETTINGS)
+def test_captured_steps_of_each_method_train_as_plain_ones(
+    cls, changed, pretended_graphs, monkeypatch
+):
     """Of the way from the first weights to the last, rounding changes a part in hundreds."""
     replays, replay = [], Tape.replay
     monkeypatch.setattr(Tape, "replay", lambda tape: replays.append(tape) or replay(tape))
@@ -239,7 +259,7 @@ def test_captured_steps_of_each_method_train_as_plain_ones(cls, pretended_graphs
     settings = {"max_epochs": 3, "batch_size": 8, "random_state": 0, "device": "cpu"}
 
     def weights(rate, cuda_graphs):
-        options = settings | QUICK.get(cls, {}) | BETWEEN_EPOCHS.get(cls, {})
+        options = settings | QUICK.get(cls, {}) | BETWEEN_EPOCHS.get(cls, {}) | changed
         model = cls(2, learning_rate=rate, cuda_graphs=cuda_graphs, **options).fit(images)
         parts = [w.ravel() for w in model.weights_.values() if w.dtype.kind == "f"]
         return np.concatenate(parts).astype(float)

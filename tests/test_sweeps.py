@@ -248,7 +248,18 @@ def test_time_per_epoch_is_that_of_its_steps_and_of_what_follows_them(
 
     Of many images, .001 s for each come on top whenever 32 steps are done.
     """
-    clock = [0.0, 40.0]
+    assert clocked_seconds_per_epoch(bunch, monkeypatch, n, n_unlabeled) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("slow", "seconds"), [(1, 4), (2, 13 / 2)])
+def test_a_pilot_that_was_disturbed_misleads_little(bunch, monkeypatch, slow, seconds):
+    """One of its fits, which take 13 and 17 s otherwise, takes thrice as long."""
+    found = clocked_seconds_per_epoch(bunch, monkeypatch, 400, 0, slow=slow)
+    assert found == pytest.approx(seconds)
+
+
+def clocked_seconds_per_epoch(bunch, monkeypatch, n, n_unlabeled, slow=None):
+    clock, fits = [0.0, 40.0], []
 
     class Fake:
         def __init__(self, epochs):
@@ -257,8 +268,11 @@ def test_time_per_epoch_is_that_of_its_steps_and_of_what_follows_them(
         def fit(self, images):
             steps = -(-len(images) // 50)
             between = 0.001 * len(images) * -(-self.epochs // -(-32 // steps)) if n > 400 else 0
-            clock[0] += 5.0 + 0.5 * self.epochs * steps + between + clock[1]
+            seconds = 5.0 + 0.5 * self.epochs * steps + between
+            clock[0] += clock[1] + seconds * (3 if len(fits) == slow else 1)
             clock[1] = 0.0
+            fits.append(self)
+            return self
 
     monkeypatch.setattr(recipes, "make_estimator", lambda _, asked: Fake(asked["max_epochs"]))
     monkeypatch.setattr(sweeps.time, "monotonic", lambda: clock[0])
@@ -267,7 +281,7 @@ def test_time_per_epoch_is_that_of_its_steps_and_of_what_follows_them(
     bunch.unlabeled = np.zeros((n_unlabeled, 4, 4), np.uint8) if n_unlabeled else None
     asked = {"batch_size": 50, "random_state": 0}
     run = sweeps._Run("table", "contrastive", "contrastive", bunch, asked)
-    assert sweeps._seconds_per_epoch(run) == pytest.approx(seconds)
+    return sweeps._seconds_per_epoch(run)
 
 
 def test_a_plan_is_settled_by_the_first_call(bunch, tmp_path, monkeypatch):

@@ -342,13 +342,16 @@ def _seconds_per_epoch(run):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as empty clusters
             started = time.monotonic()
-            model.fit(images)
-        return time.monotonic() - started, model.settings_["batch_size"]
+            size = model.fit(images).settings_["batch_size"]
+        return time.monotonic() - started, size
 
     n = min(len(bunch.images), _PILOT_STEPS * size)
     fit(min(n, 2 * size), 1)  # warm-up
-    (short, _), (long, size) = fit(n, 2), fit(n, 3)  # two layers may have an epoch each
-    per_step = max(long - short, 1e-3) / steps_per_epoch(n, size)
+    (short, size), (long, _) = fit(n, 2), fit(n, 3)  # two layers may have an epoch each
+    if long - short < 0.6 * min(short / 2, long / 3):  # other programs may have slowed the first
+        short = min(short, fit(n, 2)[0])
+    per_epoch = min(long - short, short / 2, long / 3)
+    per_step = max(per_epoch, 1e-3) / steps_per_epoch(n, size)
     n_unlabeled = 0 if bunch.unlabeled is None else len(bunch.unlabeled)
     steps = [steps_per_epoch(m, size) for m in (len(bunch.images), n_unlabeled) if m]
     return per_step * sum(steps)
