@@ -84,8 +84,8 @@ class SharedParameters(BaseEstimator):
     optimizer : {"auto", "adamw", "muon"}, default="auto"
         "muon" makes the updates of matrices and of the filters of convolutions orthogonal, and
         takes AdamW for all other parameters; it learns as much in fewer steps. "auto" is "muon"
-        where it was found to cluster as well: on CPUs and CUDA, for images and the package's own
-        networks, in most methods; else "adamw".
+        for images and the package's own networks, on CPUs and CUDA, in most methods, which were
+        found to cluster as well by it on CPUs; else "adamw".
 
     learning_rate : float, default="auto"
         Peak learning rate. "auto" is 0.003, unless the method has its own.

@@ -12,8 +12,8 @@ from PIL import Image
 from skcc import __version__
 from skcc.augment import AUGMENTATIONS
 from skcc.cli import main
-from skcc.experiments.methods import METHODS
 from skcc.experiments.recipes import RECIPES, make_estimator, recipe
+from skcc.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -99,8 +99,9 @@ def test_every_step_is_a_command_that_exists(tiny):
 
 
 def test_training_captures_graphs_only_if_the_checks_passed():
-    steps = the_plan("cifar10.npz").steps(30, False)
-    assert not any("cuda_graphs=auto" in step.arguments for step in steps)
+    for passed, expected in [(True, "cuda_graphs=auto"), (False, "cuda_graphs=False")]:
+        steps = the_plan("cifar10.npz").steps(30, passed)
+        assert all(expected in step.arguments for step in steps if step.is_training)
 
 
 def test_parts_of_a_data_set_are_joined(tmp_path):

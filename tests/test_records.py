@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from skcc.experiments import records, sweeps
 from skcc.experiments.classical import CLASSICAL
-from skcc.experiments.methods import METHODS
+from skcc.methods import METHODS
 
 SEED = Path(__file__).parents[2] / "shared" / "seeds"
 HOME = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ TINY = {
     "scaling": "--n 16 --batch 8 --repeats 1",
     "import": "--repeats 1",
     "readout": "--n 60 --epochs 1",
-    "graphs": "--methods IIC,DEC --backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",
+    "graphs": "--methods iic,dec --backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",
     "variants": "--backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",
 }
 
@@ -157,7 +157,10 @@ def test_quality_tells_when_accuracies_were_reached(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["graphs", "--methods", "IIC,best"], r"no methods \['best'\]; there are ADC, DAC"),
+        (
+            ["graphs", "--methods", "iic,best"],
+            r"no methods \['best'\]; there are contrastive, twin",
+        ),
         (["quality", "--variants", "best"], r"no variants \['best'\]"),
         (["quality", "--data", "folder"], "the data set 'folder' needs --root"),
         (["step", "--method", "best"], "no method 'best'; there are contrastive, twin"),

@@ -26,7 +26,7 @@ def points(path):
         settings = {
             name: value
             for name, value in record["parameters"].items()
-            if name not in ("n_clusters", "random_state", *record.get("varied", ()))
+            if name not in ("n_clusters", "random_state")
         }
         if record["study"] == "table" and (settings == NOTHING or settings in READOUTS):
             runs.setdefault((record["row"], settings == NOTHING), []).append(record)

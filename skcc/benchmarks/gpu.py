@@ -24,7 +24,7 @@ _TWIN = (  # the other method is trained by its defaults
 )  # fmt: skip
 _TINY = {
     "step": {"backbone": "conv4", "side": 8, "batch": 4, "steps": 2, "repeats": 1},
-    "graphs": {"methods": "IIC", "backbone": "conv4", "side": 8, "batch": 4, "steps": 2},
+    "graphs": {"methods": "iic", "backbone": "conv4", "side": 8, "batch": 4, "steps": 2},
     "predict": {"n": 12, "side": 8, "repeats": 1},
     "augment": {"size": 8, "batch": 4, "repeats": 1},
 }
@@ -156,7 +156,7 @@ class Plan:
     tiny: bool
 
     def steps(self, minutes: float, graphs: bool) -> list[Step]:
-        """List the steps in order of value; the first ten take half an hour.
+        """List the steps in order of value; the first nine take half an hour.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class Plan:
             Step("environment", 1, ("-c", _DESCRIBE, self.target)),
             _tests("checks", 3, engine, "tests/test_on_gpu.py", "-k",
                    "not compile_step and not labels"),
-            bench("graphs", 2, "graphs"),
+            bench("graphs", 2.5, "graphs", repeats=1),
             bench("variants", 3, "variants", **resnet, **shown, steps=60),
             bench("step", 1, "step", **resnet),
             bench("step of twins", 1, "step", "--method", "twin", **resnet),
@@ -206,14 +206,13 @@ class Plan:
     def _train(self, method, left, graphs):
         """Training on CIFAR-10 in 7.5 minutes, or what is left; reading out takes another one."""
         minutes = max(0.05, min(7.5, left - 1.5))
-        changes = [*(_TWIN if method == "twin" else ())]
-        changes += ["cuda_graphs=auto"] if graphs else []
+        changes = [f"cuda_graphs={'auto' if graphs else False}"]
+        changes += _TWIN if method == "twin" else ()
         if self.tiny:
             changes = ["backbone=conv4", "max_epochs=1"]
         arguments = ("-m", "skcc", "reproduce", "cifar10", "--method", method, "--root", self.data)
         arguments += ("--out", self.out, "--minutes", f"{minutes:.3f}", "--device", self.target)
-        arguments += ("--set", *changes) if changes else ()
-        return Step(f"train {method}", 9.5, arguments, is_training=True)
+        return Step(f"train {method}", 9.5, (*arguments, "--set", *changes), is_training=True)
 
 
 def _tests(name, minutes, *arguments):

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 
 import skcc
-from skcc.base import BaseDeepClusterer
 from skcc.benchmarks.timing import wall_clock_median
 from skcc.benchmarks.workload import Workload
+from skcc.methods import METHODS
 from skcc.training.settings import resolve_device
 
 
@@ -28,7 +28,7 @@ def graphs(
     Parameters
     ----------
     methods : str, default="all"
-        Names of estimators, separated by commas.
+        Keys of `skcc.methods.METHODS`, separated by commas.
 
     backbone : str, default="resnet18-small"
         A key of `skcc.backbones.BACKBONES`.
@@ -62,16 +62,16 @@ def graphs(
     ValueError
         If a method is unknown.
     """
-    known = _estimators()
-    names = list(known) if methods == "all" else methods.split(",")
-    if unknown := sorted({*names} - {*known}):
-        raise ValueError(f"no methods {unknown}; there are {', '.join(known)}")
+    names = list(METHODS) if methods == "all" else methods.split(",")
+    if unknown := sorted({*names} - {*METHODS}):
+        raise ValueError(f"no methods {unknown}; there are {', '.join(METHODS)}")
     where = resolve_device(device)
     on_gpu = where.type == "cuda"
     sizes = {"backbone": backbone, "side": side, "batch": batch, "n": batch * steps}
     sizes |= {"dtype": torch.bfloat16 if on_gpu else torch.float32, "device": where}
     for name in names:
-        work = Workload(**sizes, clusters=clusters, estimator=known[name](clusters))
+        estimator = getattr(skcc, METHODS[name])(clusters)
+        work = Workload(**sizes, clusters=clusters, estimator=estimator)
         rates = {"plain": None, "captured": None}
         is_captured = on_gpu and work.objective.capturable and not work.objective.draws
         for way in rates if is_captured else ["plain"]:
@@ -82,14 +82,3 @@ def graphs(
             "bench": "graphs", "method": name, "backbone": backbone, "side": side, "batch": batch,
             **rates, "captured_over_plain": gain,
         }  # fmt: skip
-
-
-def _estimators():
-    """All estimators by their names; those whose epochs begin with long work come last."""
-    public = {name: getattr(skcc, name) for name in skcc.__all__}
-    found = {
-        name: cls
-        for name, cls in public.items()
-        if isinstance(cls, type) and issubclass(cls, BaseDeepClusterer)
-    }
-    return dict(sorted(found.items(), key=lambda item: item[0] == "JULE"))

@@ -9,9 +9,9 @@ from skcc.cli.options import add_settings_option
 from skcc.cli.output import printable
 from skcc.experiments import peers, records, study, sweeps
 from skcc.experiments.classical import CLASSICAL
-from skcc.experiments.methods import METHODS
 from skcc.experiments.recipes import make_estimator, recipe
 from skcc.experiments.runs import run
+from skcc.methods import METHODS
 
 RUN_EXAMPLES = """examples:
   skcc run contrastive digits --seed 0

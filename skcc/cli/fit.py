@@ -37,9 +37,9 @@ from skcc.cli.run_folder import (
 )
 from skcc.embedding import ImageEmbedder
 from skcc.exceptions import TrainingInterruptedWarning
-from skcc.experiments.methods import METHODS
 from skcc.experiments.recipes import make_estimator
 from skcc.experiments.runs import versions
+from skcc.methods import METHODS
 from skcc.report import Clustering, are_few_photos, outputs
 from skcc.training.checkpoint import remove_checkpoints
 from skcc.training.settings import RUNTIME_PARAMETERS

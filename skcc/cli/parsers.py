@@ -17,7 +17,7 @@ from skcc.cli.options import (
     add_weights_file_option,
 )
 from skcc.cli.run_folder import EMBEDDINGS, MODEL, PAGE, SORTED
-from skcc.experiments.methods import METHODS
+from skcc.methods import METHODS
 
 FIT_EXAMPLES = """examples:
   skcc fit photos/ -k 10 -o out/                      then open out/report.html

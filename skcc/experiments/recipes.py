@@ -2,7 +2,7 @@
 
 import skcc
 from skcc.experiments.classical import CLASSICAL
-from skcc.experiments.methods import METHODS
+from skcc.methods import METHODS
 from skcc.validation import check_known
 
 

@@ -103,7 +103,7 @@ def observe(
         ``epoch-N.npz`` features and labels.
 
     method : str, default="contrastive"
-        A key of `skcc.experiments.methods.METHODS`.
+        A key of `skcc.methods.METHODS`.
 
     parameters : dict of str to object
         Parameters of the estimator.

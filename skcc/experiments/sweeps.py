@@ -22,7 +22,7 @@ from skcc.atomic import atomic_write
 from skcc.datasets import take
 from skcc.experiments import recipes, records, runs
 from skcc.experiments.classical import CLASSICAL
-from skcc.experiments.methods import METHODS
+from skcc.methods import METHODS
 from skcc.training.settings import steps_per_epoch
 
 # Parameters that each row of an ablation sets; tables 4 and 5 of Contrastive Clustering among them.
@@ -64,7 +64,7 @@ def table(
         A data set as returned by `skcc.datasets.load`.
 
     methods : iterable of str
-        Keys of `skcc.experiments.methods.METHODS` and `skcc.experiments.classical.CLASSICAL`.
+        Keys of `skcc.methods.METHODS` and `skcc.experiments.classical.CLASSICAL`.
 
     seeds : int
         Each method is run with ``random_state`` 0, 1, ..., seeds - 1.
@@ -263,7 +263,7 @@ def train_for_minutes(
         A data set as returned by `skcc.datasets.load`.
 
     method : str, default="contrastive"
-        A key of `skcc.experiments.methods.METHODS`.
+        A key of `skcc.methods.METHODS`.
 
     seed : int, default=0
         Random state.

@@ -46,8 +46,8 @@ class GraphedStep:
             if isinstance(cause, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(str(cause)) from error
             raise RuntimeError(
-                "this training step cannot be captured as a CUDA graph; wanted cuda_graphs='auto' "
-                f"or False: {error}"
+                f"this training step cannot be captured as a CUDA graph ({error}); wanted "
+                "cuda_graphs=False"
             ) from error
         self._graph = graph
 

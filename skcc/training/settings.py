@@ -104,7 +104,7 @@ def _resolve_backbone(estimator, shape, device):
 
 
 def resolve_optimizer(estimator, shape: tuple[int, ...], device: torch.device) -> str:
-    """Return the name of the optimizer; "auto" is Muon only where it is known to be better.
+    """Return the name of the optimizer; "auto" is Muon for methods that do as well with it.
 
     Parameters
     ----------
