@@ -330,7 +330,7 @@ def _load_or_make_plan(run, minutes, folder):
 
 
 def _seconds_per_epoch(run):
-    """Estimate from an epoch on some images; the difference of two fits removes the overhead."""
+    """Estimate from two fits of some images, whose difference is two epochs without overhead."""
     bunch, size = run.bunch, run.parameters.get("batch_size", "auto")
     size = 256 if size == "auto" else size
     order = np.random.default_rng(0).permutation(len(bunch.images))
@@ -347,10 +347,10 @@ def _seconds_per_epoch(run):
 
     n = min(len(bunch.images), _PILOT_STEPS * size)
     fit(min(n, 2 * size), 1)  # warm-up
-    (short, size), (long, _) = fit(n, 2), fit(n, 3)  # two layers may have an epoch each
-    if long - short < 0.6 * min(short / 2, long / 3):  # other programs may have slowed the first
+    (short, size), (long, _) = fit(n, 2), fit(n, 4)  # two layers may share the epochs evenly
+    if (long - short) / 2 < 0.6 * min(short / 2, long / 4):  # others may have slowed the first
         short = min(short, fit(n, 2)[0])
-    per_epoch = min(long - short, short / 2, long / 3)
+    per_epoch = min((long - short) / 2, short / 2, long / 4)
     per_step = max(per_epoch, 1e-3) / steps_per_epoch(n, size)
     n_unlabeled = 0 if bunch.unlabeled is None else len(bunch.unlabeled)
     steps = [steps_per_epoch(m, size) for m in (len(bunch.images), n_unlabeled) if m]
