@@ -10,8 +10,14 @@ from skcc.experiments import records
 HOME = Path(__file__).parents[1]
 GROUPS = [g for g in records.summarise(records.read(HOME / "docs" / "results"))
           if g["study"] in ("table", "peers")]  # fmt: skip
-# A row whose name says one of these has the scores of a read-out beside that of the run.
-READOUTS = {"by its head": "head", "by neighbours": "auto"}
+# A row whose name says one of these has the scores of that read-out, others those of the run.
+READOUTS = {
+    "by its head": "head",
+    "own head": "head",
+    "nearest centre": "head",
+    "k-means of the features": "kmeans",
+    "by neighbours": "auto",
+}
 # Pages with tables of figures, and methods that they tell of.
 PAGES = {
     "README.md": {"contrastive"},
@@ -34,13 +40,21 @@ TABLE = re.compile(r"^\| ACC / NMI \|(.+)\|\n\|[-|]+\|\n((?:\|.+\|\n)+)", flags=
 def figures(dataset, row, device="cpu", readout=""):
     """ACC / NMI of a row, of the default settings where those were run."""
     groups = [g for g in GROUPS
-              if (g["dataset"], g["row"], g["readout"]) == (dataset, row, readout)]  # fmt: skip
+              if (g["dataset"], g["row"]) == (dataset, row)
+              and (readout_of_group(g) if readout else g["readout"]) == readout]  # fmt: skip
     groups = [g for g in groups if g["acc"][0] is not None]  # not one that was cut off
     groups = [g for g in groups if g["device"].startswith(device)]
     if not groups:
         return ""
     group = min(groups, key=lambda g: (len(g["settings"]), g["settings"]))
     return " / ".join(f"{group[score][0]:.3f}".removeprefix("0") for score in ("acc", "nmi"))
+
+
+def readout_of_group(group):
+    """The read-out of a group's scores: that of its run, or another of the same features."""
+    names = {name: key for key, name in records.OTHER_READOUTS.items()}
+    set_to = re.search(r"\breadout=(\w+)", group["settings"])
+    return names[group["readout"]] if group["readout"] else set_to[1] if set_to else "auto"
 
 
 def tables(page):
@@ -56,9 +70,9 @@ def tables(page):
 
 
 def readout_of(name):
-    """What `records.summarise` calls the read-out that the name of a row speaks of."""
+    """The read-out that the name of a row speaks of."""
     keys = [key for phrase, key in READOUTS.items() if phrase in name]
-    return records.OTHER_READOUTS[keys[0]] if keys else ""
+    return keys[0] if keys else ""
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -14,7 +14,12 @@ from skcc.experiments import records
 from skcc.experiments.classical import CLASSICAL
 
 HERE = Path(__file__).parent
-SETS = {"digits": "digits", "mnist-mini": "mnist-mini", "fashion-mnist-900": "fashion-mnist-900"}
+SETS = {
+    "digits": "digits",
+    "mnist-mini": "mnist-mini",
+    "fashion-mnist-900": "fashion-mnist-900",
+    "cifar10": "cifar10, all 60,000, training for ten minutes",
+}
 GRAY, BLUE, ORANGE = "0.45", "#1f77b4", "#d95f02"
 NOTHING, READOUTS = {}, [{"readout": name} for name in ("head", "kmeans")]
 
@@ -26,7 +31,7 @@ def points(path):
         settings = {
             name: value
             for name, value in record["parameters"].items()
-            if name not in ("n_clusters", "random_state")
+            if name not in ("n_clusters", "random_state", *record["varied"])
         }
         if record["study"] == "table" and (settings == NOTHING or settings in READOUTS):
             runs.setdefault((record["row"], settings == NOTHING), []).append(record)
@@ -58,17 +63,21 @@ def label(ax, drawn):
 
 def main():
     """Draw a panel per data set."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 5), layout="constrained")
-    for ax, (name, file) in zip(axes, SETS.items(), strict=True):
-        drawn = list(points(HERE.parent / "results" / f"{file}.jsonl"))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9.6), layout="constrained")
+    for ax, (name, title) in zip(axes.flat, SETS.items(), strict=True):
+        drawn = list(points(HERE.parent / "results" / f"{name}.jsonl"))
         for _, seconds, accuracy, colour in drawn:
             ax.plot(seconds, accuracy, "o", color=colour, markersize=4)
-        ax.set(xscale="log", title=name, xlabel="seconds, one thread")
+        threads = "two threads (gray: one)" if name == "cifar10" else "one thread"
+        ax.set(xscale="log", title=title, xlabel=f"seconds, {threads}")
+        if name == "cifar10":
+            ax.set_xlim(100, 1000)
         ax.grid(alpha=0.3)
         label(ax, drawn)
-    axes[0].set_ylabel("accuracy, mean over seeds")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy, mean over seeds")
     for colour, text in ((GRAY, "classical"), (BLUE, "own read-out"), (ORANGE, "default read-out")):
-        axes[1].plot([], [], "o", color=colour, label=text)
+        axes[0, 0].plot([], [], "o", color=colour, label=text)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(HERE / "methods.png", dpi=100)
 

@@ -14,7 +14,7 @@ import numpy as np
 from skcc.experiments import records
 
 HERE = Path(__file__).parent
-SETS = ("digits", "mnist-mini", "fashion-mnist-900")
+SETS = ("digits", "mnist-mini", "fashion-mnist-900", "cifar10")
 STYLES = {  # in the order of the legend
     "head": ("own head", "#1f77b4", "o"),
     "kmeans": ("k-means of the features", "0.45", "s"),
@@ -33,7 +33,7 @@ def accuracies(path):
     """Mean accuracy of each method by each read-out, and the number of seeds."""
     by_row = {}
     for record in records.read(path):
-        hidden = {"n_clusters", "random_state", "readout"}
+        hidden = {"n_clusters", "random_state", "readout", *record["varied"]}
         if record["study"] == "table" and set(record["parameters"]) <= hidden:
             scores = scores_by_readout(record)
             if "auto" in scores and len(scores) > 1:
@@ -52,8 +52,8 @@ def accuracies(path):
 
 def main():
     """Draw a panel per data set, a line per method."""
-    figure, axes = plt.subplots(1, len(SETS), figsize=(13, 4.2), layout="constrained")
-    for ax, name in zip(axes, SETS, strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.4), layout="constrained")
+    for ax, name in zip(axes.flat, SETS, strict=True):
         drawn = sorted(
             accuracies(HERE.parent / "results" / f"{name}.jsonl"), key=lambda row: row[2]["auto"]
         )
@@ -66,7 +66,7 @@ def main():
         ax.set(title=name, xlabel="mean accuracy")
         ax.grid(alpha=0.3, axis="x")
     for text, colour, marker in STYLES.values():
-        axes[0].plot([], [], marker, color=colour, label=text, linestyle="")
+        axes[0, 0].plot([], [], marker, color=colour, label=text, linestyle="")
     figure.legend(loc="outside lower center", ncols=len(STYLES), fontsize=9)
     figure.savefig(HERE / "readouts.png", dpi=100)
 
