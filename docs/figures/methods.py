@@ -72,6 +72,7 @@ def main():
         ax.set(xscale="log", title=title, xlabel=f"seconds, {threads}")
         if name == "cifar10":
             ax.set_xlim(100, 1000)
+            ax.xaxis.set_minor_formatter("")
         ax.grid(alpha=0.3)
         label(ax, drawn)
     for ax in axes[:, 0]:
