@@ -80,7 +80,7 @@ def main():
     for colour, text in ((GRAY, "classical"), (BLUE, "own read-out"), (ORANGE, "default read-out")):
         axes[0, 0].plot([], [], "o", color=colour, label=text)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(HERE / "methods.png", dpi=100)
+    figure.savefig(HERE / "methods.png", dpi=72)
 
 
 if __name__ == "__main__":
