@@ -1,8 +1,8 @@
 """The picture of what read-outs make of the same features, from the records in docs/results.
 
 ``python docs/figures/readouts.py`` writes ``readouts.png`` beside this file. A method is drawn if
-its records of the default settings, but for the read-out, have a score by nearest neighbours and
-one by another read-out.
+its records of the default settings, but for the read-out and for epochs that a time budget gave,
+have a score by nearest neighbours and one by another read-out.
 """
 
 from pathlib import Path
