@@ -49,6 +49,7 @@ class BaseDeepClusterer(
     _auto_epochs = 1.0  # times those of `training.settings.max_epochs`
     _auto_optimizer = "adamw"  # on CPUs and CUDA, for images
     _muon_share = 0.4  # of the epochs of AdamW
+    _bfloat16_on_cpus = False  # whether "auto" takes it for images, on processors fast in it
     _auto_image_backbone = None  # that of a method, in place of one that depends on the device
     _auto_learning_rate = None  # that of a method, in place of `training.settings.LEARNING_RATE`
 
@@ -432,7 +433,7 @@ class BaseDeepClusterer(
                 if model is None or model.device != device:
                     objective = fitting.fitted_objective(self, device)
                     model = self._cache.model = fitting.build_model(self, objective)
-        model.dtype = settings.resolve_precision(self.precision, device)
+        model.dtype = settings.precision_of(self, self.settings_["backbone"], device)
         return model
 
     def _objective(self):

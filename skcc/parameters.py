@@ -112,7 +112,8 @@ class SharedParameters(BaseEstimator):
         is one.
 
     precision : {"auto", "fp32", "bf16"}, default="auto"
-        Type in which networks compute. "auto" is bfloat16 on CUDA, float32 elsewhere.
+        Type in which networks compute. "auto" is bfloat16 on CUDA, and in contrastive methods on
+        CPUs with AVX512-BF16 or AMX, for the image networks of this package; float32 elsewhere.
 
     cuda_graphs : {"auto", True, False}, default="auto"
         Whether training steps are captured as a CUDA graph and replayed, which saves the time of

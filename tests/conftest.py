@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from skcc.training import settings
+
 REAL_IMAGES = Path(__file__).parents[2] / "shared" / "data"
 
 hypothesis.settings.register_profile(
@@ -24,6 +26,18 @@ def _one_thread():
     """Tiny batches are faster on one thread, and the machine may be shared."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def has_fast_bfloat16():
+    """Tests know what comes out in float32, so "auto" is float32 here, whatever the processor.
+
+    Returns the function that it replaces.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        original = settings.has_fast_bfloat16
+        patch.setattr(settings, "has_fast_bfloat16", lambda: False)
+        yield original
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from skcc.benchmarks.timing import medians
 from skcc.benchmarks.workload import synthetic_images
 from skcc.data import Store
 from skcc.methods.contrastive import ContrastiveClustering
-from skcc.training.settings import resolve_device, resolve_precision
+from skcc.training.settings import precision_of, resolve_device
 from skcc.training.sweep import autocast, inference_batch
 
 
@@ -53,7 +53,8 @@ def predict(
         warnings.simplefilter("ignore", ConvergenceWarning)  # one epoch of noise
         model.fit(X[: min(n, 512)])
     module, size = model._objective(), model.settings_["image_size"]
-    dtype, samples = resolve_precision(precision, where), torch.from_numpy(X)
+    dtype = precision_of(model, model.settings_["backbone"], where)
+    samples = torch.from_numpy(X)
     size_of_batches = inference_batch(Store(samples), where)
 
     def bare():

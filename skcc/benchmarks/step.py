@@ -14,7 +14,7 @@ from skcc.benchmarks.workload import Workload
 from skcc.data import Store
 from skcc.methods.contrastive import ContrastiveClustering
 from skcc.methods.twin import TwinContrastClustering
-from skcc.training.settings import resolve_device, resolve_precision
+from skcc.training.settings import precision_of, resolve_device
 
 
 def step(
@@ -76,7 +76,8 @@ def step(
     estimators = _estimators(method, clusters)
     where = resolve_device(device)
     sizes = {"backbone": backbone, "side": side, "batch": batch, "n": batch * steps}
-    sizes |= {"clusters": clusters, "device": where, "dtype": resolve_precision(precision, where)}
+    dtype = precision_of(ContrastiveClustering(precision=precision), backbone, where)
+    sizes |= {"clusters": clusters, "device": where, "dtype": dtype}
     for name, estimator in estimators.items():
         workload = Workload(**sizes, estimator=estimator)
         epochs = {"engine": workload.train_epoch, "bare": partial(plain_epoch, workload)}

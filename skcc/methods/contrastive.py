@@ -227,6 +227,7 @@ class BaseContrastiveClusterer(BaseDeepClusterer):
     augmented_views: int = 2
 
     _auto_optimizer = "muon"
+    _bfloat16_on_cpus = True
 
     _collapse_remedies = (
         "More epochs", "a larger entropy_weight", "an augmentation that fits the images",

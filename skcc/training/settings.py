@@ -3,6 +3,7 @@
 The constants were chosen by experiments, which `docs/log.md` describes.
 """
 
+import functools
 import math
 
 import torch
@@ -58,10 +59,11 @@ def resolve_settings(estimator, store: SampleStore, device: torch.device) -> dic
         is_trained = estimator._trains_on(tuple(store.shape))
         epochs = auto_epochs(estimator, n, size, optimizer) if is_trained else 0
     rate = (estimator._auto_learning_rate or LEARNING_RATE) if rate == "auto" else rate
-    precision = str(resolve_precision(estimator.precision, device))
+    backbone = _resolve_backbone(estimator, store.shape, device) if epochs else "identity"
+    precision = str(precision_of(estimator, backbone, device))
     # Numbers are converted, since they may be NumPy scalars.
     return {
-        "backbone": (_resolve_backbone(estimator, store.shape, device) if epochs else "identity"),
+        "backbone": backbone,
         "augment": _resolve_augment(estimator.augment, store),
         "max_epochs": int(epochs),
         "batch_size": int(size),
@@ -380,17 +382,45 @@ def _unusable_device(device, reason):
     )
 
 
+def precision_of(estimator, backbone: str, device: torch.device) -> torch.dtype:
+    """Return the type in which the networks of an estimator compute.
+
+    On a CPU, "auto" is bfloat16 only where that is known to be faster and to cluster as well
+    (docs/log.md, 2026-11-27): on processors with AVX512-BF16 or AMX, for methods that declare
+    `_bfloat16_on_cpus`, and for the image networks of this package.
+
+    Parameters
+    ----------
+    estimator : BaseDeepClusterer
+        Its parameters are valid.
+
+    backbone : str
+        What `settings_` calls the network.
+
+    device : torch.device
+        Where the networks are.
+
+    Returns
+    -------
+    dtype : torch.dtype
+        Either torch.float32 or torch.bfloat16.
+    """
+    if plain(estimator.precision) == "auto" and device.type == "cpu":
+        is_known = estimator._bfloat16_on_cpus and backbone in BACKBONES and backbone != "mlp"
+        return torch.bfloat16 if is_known and has_fast_bfloat16() else torch.float32
+    return resolve_precision(estimator.precision, device)
+
+
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Resolve the parameter `precision`.
+    """Resolve the parameter `precision` of a network of any kind.
 
     Parameters
     ----------
     precision : {"auto", "fp32", "bf16"}
-        "auto" is bfloat16 on CUDA devices that support it, float32 elsewhere: on a CPU that has
-        bfloat16 it is faster, but not known to cluster as well.
+        "auto" is bfloat16 on CUDA devices that support it, float32 elsewhere.
 
     device : torch.device
-        Device of the networks.
+        Device of the network.
 
     Returns
     -------
@@ -404,6 +434,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
+@functools.cache
 def has_fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the processor multiplies bfloat16 faster than float32: by AVX512-BF16 or AMX.
 
