@@ -1,5 +1,7 @@
 """Networks compute in bfloat16 where that is asked for; all else stays in float32."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,17 @@ def test_only_networks_compute_in_bfloat16_on_a_cpu(cls, monkeypatch):
     assert exact.dtype == np.float32
     assert not np.array_equal(exact, rough)
     np.testing.assert_allclose(exact, rough, atol=0.1)
+
+
+def test_fits_in_several_threads_have_the_same_bits():
+    def fit(_):
+        model = ContrastiveClustering(2, precision="bf16", device="cpu", **SETTINGS).fit(X)
+        return model.transform(X)
+
+    alone = fit(0)
+    with ThreadPoolExecutor(4) as pool:
+        for features in pool.map(fit, range(8)):
+            np.testing.assert_array_equal(features, alone)
 
 
 def test_a_checkpoint_knows_its_precision(tmp_path):

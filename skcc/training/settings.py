@@ -86,12 +86,16 @@ def _check_kind_of_samples(name, value, shape):
             f"{name}={value!r} is for vectors, and X holds images of shape {tuple(shape)}; wanted "
             "'auto' or one for images"
         )
-    is_network = isinstance(value, str) and value in BACKBONES and value != "mlp"
-    if is_vector and (is_network or type(augmentation) is ImageAugmentation):
+    if is_vector and (_is_image_network(value) or type(augmentation) is ImageAugmentation):
         raise ValueError(
             f"{name}={value!r} is for images, and X holds vectors of {shape[0]} features; wanted "
             f"{name}='auto', or image_shape=(height, width, channels) if they are rows of images"
         )
+
+
+def _is_image_network(name):
+    """Whether it is the name of a network of this package for images."""
+    return isinstance(name, str) and name in BACKBONES and name != "mlp"
 
 
 def _resolve_backbone(estimator, shape, device):
@@ -385,9 +389,9 @@ def _unusable_device(device, reason):
 def precision_of(estimator, backbone: str, device: torch.device) -> torch.dtype:
     """Return the type in which the networks of an estimator compute.
 
-    On a CPU, "auto" is bfloat16 only where that is known to be faster and to cluster as well
-    (docs/log.md, 2026-11-27): on processors with AVX512-BF16 or AMX, for methods that declare
-    `_bfloat16_on_cpus`, and for the image networks of this package.
+    On a CPU, "auto" is bfloat16 on processors with AVX512-BF16 or AMX, for the image networks of
+    this package, and for methods that declare `_bfloat16_on_cpus`, since their clusters were not
+    found to be worse by it (docs/log.md, 2026-11-27).
 
     Parameters
     ----------
@@ -406,7 +410,7 @@ def precision_of(estimator, backbone: str, device: torch.device) -> torch.dtype:
         Either torch.float32 or torch.bfloat16.
     """
     if plain(estimator.precision) == "auto" and device.type == "cpu":
-        is_known = estimator._bfloat16_on_cpus and backbone in BACKBONES and backbone != "mlp"
+        is_known = estimator._bfloat16_on_cpus and _is_image_network(backbone)
         return torch.bfloat16 if is_known and has_fast_bfloat16() else torch.float32
     return resolve_precision(estimator.precision, device)
 

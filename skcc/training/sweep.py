@@ -81,12 +81,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         Type in which networks compute.
     """
     enabled = dtype != torch.float32
+    # Without the cache of casts, which all threads share: another one that leaves autocast empties
+    # it, and gradients of the same weight would then be added in another type.
     try:
-        with torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=True):
+        with torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False):
             yield
     finally:
-        # torch does it at the end of the outermost context, which may be one of the user. The
-        # casts in the cache are those of weights that change after this step.
+        # A module of the user may cache casts of weights, which change after this step; torch drops
+        # them at the end of the outermost context, which may be one of the user, too.
         torch.clear_autocast_cache()
 
 
