@@ -17,6 +17,7 @@ from torch import nn
 from skcc import data, distributed, fitting
 from skcc.ambient import default_torch_state, limited_threads
 from skcc.callbacks import CallbackSupportMixin, FitTasks, announce, with_callbacks
+from skcc.contention import shared_cores
 from skcc.inference import FittedModel, warn_about_invalid
 from skcc.objective import GivenFeatures, Phase, Setup
 from skcc.parameters import SharedParameters
@@ -83,6 +84,7 @@ class BaseDeepClusterer(
     # -- fit --------------------------------------------------------------------------------
 
     @limited_threads()
+    @shared_cores()
     @default_torch_state()
     def fit(self, X, y=None, *, unlabeled=None) -> Self:
         """Train on images, and cluster them.

@@ -26,6 +26,7 @@ TINY = {
     "predict": "--n 40 --side 8 --repeats 1",
     "scaling": "--n 16 --batch 8 --repeats 1",
     "import": "--repeats 1",
+    "programs": "--most 1 --epochs 1 --repeats 1",
     "readout": "--n 60 --epochs 1",
     "graphs": "--methods iic,dec --backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",
     "variants": "--backbone conv4 --side 8 --batch 4 --steps 2 --repeats 1",

@@ -16,7 +16,7 @@ ROOT = Path(skcc.__file__).parent
 # files of its own folder.
 LAYERS = [
     {"_version"},
-    {"exceptions", "ambient", "atomic", "rng", "docstrings", "validation"},
+    {"exceptions", "ambient", "contention", "atomic", "rng", "docstrings", "validation"},
     {"losses", "backbones", "decoders", "augment", "metrics", "distributed"},
     {"callbacks", "readouts"},
     {"objective", "data"},

@@ -11,6 +11,7 @@ from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict
 from skcc.benchmarks.processes import processes
+from skcc.benchmarks.programs import programs
 from skcc.benchmarks.quality import quality
 from skcc.benchmarks.readout import readout
 from skcc.benchmarks.step import scaling, step
@@ -167,6 +168,9 @@ ROWS = (
     )),
     Row("processes", processes, {"n": 2048}, (
         Goal("two processes, speed over one", _get("over_one", 1), 1.3),
+    )),
+    Row("programs", programs, {}, (
+        Goal("two fits at once, time over one by one", _get("at_once_over_in_a_row"), 1.15, True),
     )),
 )  # fmt: skip
 LONG_ROWS = (

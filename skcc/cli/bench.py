@@ -13,6 +13,7 @@ from skcc.benchmarks.losses import losses
 from skcc.benchmarks.memory import import_time, memory
 from skcc.benchmarks.predict import predict, serve
 from skcc.benchmarks.processes import processes
+from skcc.benchmarks.programs import programs
 from skcc.benchmarks.quality import quality
 from skcc.benchmarks.readout import readout
 from skcc.benchmarks.step import scaling, step
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "memory": memory,
     "scaling": scaling,
     "processes": processes,
+    "programs": programs,
     "import": import_time,
     "variants": variants,
     "graphs": graphs,

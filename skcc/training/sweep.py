@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skcc import distributed
+from skcc.contention import shared_cores
 from skcc.data import SampleStore
 
 INFERENCE_BATCH = 128
@@ -145,8 +146,10 @@ def sweep(
             rows = function(views).cpu()
             return rows if rows.dtype == torch.float64 else rows.float()
 
+    is_long = len(store) > SMALL_BATCHES[-1]
     try:
         with (
+            shared_cores() if is_long else contextlib.nullcontext(),
             torch.inference_mode(),
             current_device(device),
             distributed.raise_on_all_ranks(),
