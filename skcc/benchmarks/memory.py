@@ -1,5 +1,6 @@
 """``skcc bench memory`` and ``skcc bench import``: measured in Python processes of their own."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from PIL import Image
 from skcc.benchmarks.workload import synthetic_images
 from skcc.training.sweep import INFERENCE_BATCH
 
+# By itself, glibc moves the bounds above which it gives back memory that was freed, and the peak
+# differs by up to 30 MiB from run to run; with fixed ones by 2.
+_FIXED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 _IMPORT = """
 import time, torch
 started = time.perf_counter()
@@ -75,23 +79,23 @@ def memory(*, n: int = 60_000, device: str) -> dict:
         for i, image in enumerate(synthetic_images(64, 96)):
             Image.fromarray(image).save(Path(folder) / f"{i}.png")
         predict = {
-            batches: _added_memory(_PREDICT, folder, batches * INFERENCE_BATCH, device)
+            batches: _added_memory(_PREDICT, folder, batches * INFERENCE_BATCH, device, **_FIXED)
             for batches in (10, 40)
         }
     return {"bench": "memory", "n": n, "fit_mib": fit, "predict_mib": predict}
 
 
-def _added_memory(code, *arguments):
+def _added_memory(code, *arguments, **environment):
     """Run a program that prints its memory before and at the peak; return the difference."""
-    before, peak = map(float, _run_python(code, *arguments).split()[-2:])
+    before, peak = map(float, _run_python(code, *arguments, **environment).split()[-2:])
     return peak - before
 
 
-def _run_python(code, *arguments):
+def _run_python(code, *arguments, **environment):
     """Run a program in a new Python process, and return its output."""
     return subprocess.run(  # nosec B603 # this Python and code of this file, without a shell
         [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, env=os.environ | environment,
     ).stdout  # fmt: skip
 
 
