@@ -40,9 +40,11 @@ def seconds_without_core() -> dict[str, float]:
 
 
 class _SurplusThreads:
-    """Threads that sleep, so many that GNU's OpenMP finds more threads than CPUs."""
+    """Threads that sleep, so many that GNU's OpenMP finds more threads than CPUs, and no more."""
 
-    def __init__(self):
+    def __init__(self, n_threads: int):
+        # GNU's OpenMP counts those that compute, and those here but the one that starts them.
+        self._n_threads = max(2, len(os.sched_getaffinity(0)) + 2 - n_threads)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._hold, name="skcc-surplus", daemon=True)
         self._thread.start()
@@ -50,7 +52,7 @@ class _SurplusThreads:
     def _hold(self):
         torch.get_num_threads()  # since torch sets a thread's number at its first use
         openmp = ThreadpoolController().select(prefix="libgomp")
-        with openmp.limit(limits=os.cpu_count() or 1):
+        with openmp.limit(limits=self._n_threads):
             torch.zeros(1 << 17).sum()  # starts them, since it is split; they end with this thread
             self._ended.wait()
 
@@ -62,8 +64,8 @@ class _SurplusThreads:
 class _Watch:
     """A thread that looks whether other programs want the cores."""
 
-    def __init__(self):
-        self._ended = threading.Event()
+    def __init__(self, n_threads: int):
+        self._n_threads, self._ended = n_threads, threading.Event()
         self._thread = threading.Thread(target=self._run, name="skcc-watch", daemon=True)
         self._thread.start()
 
@@ -76,7 +78,7 @@ class _Watch:
             since, when = when, time.perf_counter()
             lacked = sum(waited[task] - before.get(task, 0) for task in waited) / (when - since)
             if surplus is None and lacked > _SLEEP_ABOVE:
-                surplus = _SurplusThreads()
+                surplus = _SurplusThreads(self._n_threads)
             elif surplus is not None and lacked < _SPIN_BELOW:
                 surplus = surplus.end()
         if surplus is not None:
@@ -96,8 +98,9 @@ class _Sharing:
     def __enter__(self):
         with self._lock:
             self._n_inside += 1
-            if self._watch is None and torch.get_num_threads() > 1:
-                self._watch = _Watch()
+            n_threads = torch.get_num_threads()
+            if self._watch is None and n_threads > 1:
+                self._watch = _Watch(n_threads)
 
     def __exit__(self, *error):
         with self._lock:
